@@ -1,0 +1,117 @@
+"""Sessions in the memory of this process: the default, for tests, and the reference for adapter authors."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, ClassVar
+
+from .errors import ConfigurationError
+from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from typing import Self
+
+__all__ = ["MemoryStorage"]
+
+
+class MemoryStorage(Storage):
+    """
+    Keeps documents in a dict. They are gone when the process ends.
+
+    Documents are text, so what a handler does to its session data cannot reach what is stored.
+
+    Args:
+        clock: Returns seconds that only grow; replace it to move time in tests.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        shared=False, durable=False, native_expiry=False, ttl_resolution=0.0, atomic_batches=False
+    )
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._entries: dict[str, tuple[str, float | None]] = {}  # key: (document, deadline)
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Make one from ``memory:``. Every call makes another."""
+        if url not in ("memory:", "memory://"):
+            raise ConfigurationError(f"a memory storage has no name, host or path: write memory:, not {url!r}")
+        return cls()
+
+    async def read(self, key: str) -> Record | None:
+        if self._state != "open":
+            await self._ready("read", key)
+        self._validate("read", key)
+        return self._live(key)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if self._state != "open":
+            await self._ready("write", key)
+        self._validate("write", key, value, ttl)
+        # Nothing is awaited between the comparison and the change: that is what makes it atomic here.
+        if match is not ANY:
+            self._compare("write", key, match)
+        self._entries[key] = (value, None if ttl is None else self._clock() + ttl)
+        return Version(value)
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        if self._state != "open":
+            await self._ready("delete", key)
+        self._validate("delete", key)
+        if match is not ANY:
+            self._compare("delete", key, match)
+        existed = self._live(key) is not None
+        self._entries.pop(key, None)
+        return existed
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        if self._state != "open":
+            await self._ready("touch", key)
+        self._validate("touch", key, ttl=ttl)
+        record = self._live(key)
+        if record is None:
+            return False
+        self._entries[key] = (record.value, None if ttl is None else self._clock() + ttl)
+        return True
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        if self._state != "open":
+            await self._ready("read_all_keys")
+        self._validate_listing("read_all_keys", prefix, batch_size)
+        # A copy of the keys: others may write while the caller is busy with one of them.
+        for key in [key for key in self._entries if key.startswith(prefix)]:
+            if self._state != "open":
+                await self._ready("read_all_keys")
+            if self._live(key) is not None:
+                yield key
+
+    async def purge(self) -> int:
+        if self._state != "open":
+            await self._ready("purge")
+        expired = [key for key in self._entries if self._live(key) is None]
+        for key in expired:
+            del self._entries[key]
+        return len(expired)
+
+    def _live(self, key: str) -> Record | None:
+        """Return the record under ``key`` unless it has expired."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, deadline = entry
+        if deadline is None:
+            return Record(value, Version(value))
+        left = deadline - self._clock()
+        return Record(value, Version(value), left) if left > 0 else None
+
+    def _compare(self, operation: str, key: str, match: Match) -> None:
+        """Raise `ConflictError` unless what is stored is as ``match`` demands."""
+        record = self._live(key)
+        if match is ABSENT:
+            holds = record is None
+        else:
+            holds = record is not None and (match is PRESENT or record.version == match)
+        if not holds:
+            raise self._conflict(operation, key, match, None if record is None else record.version)
