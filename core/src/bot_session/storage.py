@@ -435,7 +435,7 @@ class Storage(ABC):
         if value is None:
             return
         if not isinstance(value, str):
-            raise TypeError(f"a document is JSON text, not {type(value).__name__}")  # type: ignore[unreachable]
+            raise TypeError(f"a document is JSON text, not {type(value).__name__}")
         limit = limits.max_value_bytes
         # A character takes at most four bytes, so most documents need no encoding to be known as short enough.
         if limit is not None and len(value) * 4 > limit and (size := len(value.encode())) > limit:
