@@ -23,6 +23,8 @@ from .errors import (
 )
 from .memory import MemoryStorage
 from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version, Write, WriteResult
+from .urls import open_storage, register_storage
+from .wrappers import PrefixedStorage, StorageWrapper
 
 __version__ = "0.1.0"
 
@@ -43,16 +45,20 @@ __all__ = [
     "Match",
     "MemoryStorage",
     "MigrationError",
+    "PrefixedStorage",
     "Record",
     "SchemaError",
     "SessionClosedError",
     "SessionKeyError",
     "Storage",
     "StorageError",
+    "StorageWrapper",
     "UnavailableError",
     "UnsupportedError",
     "ValueTooLargeError",
     "Version",
     "Write",
     "WriteResult",
+    "open_storage",
+    "register_storage",
 ]

@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, ClassVar
 
 from .errors import ConfigurationError
+from .redaction import redact_url
 from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version
 
 if TYPE_CHECKING:
@@ -37,7 +38,9 @@ class MemoryStorage(Storage):
     def from_url(cls, url: str) -> Self:
         """Make one from ``memory:``. Every call makes another."""
         if url not in ("memory:", "memory://"):
-            raise ConfigurationError(f"a memory storage has no name, host or path: write memory:, not {url!r}")
+            raise ConfigurationError(
+                f"a memory storage has no name, host or path: write memory:, not {redact_url(url)!r}"
+            )
         return cls()
 
     async def read(self, key: str) -> Record | None:

@@ -1,0 +1,136 @@
+"""Several tenants in one storage, each with its own beginning of the keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from bot_session.errors import ConfigurationError, ConflictError, StorageError
+from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult, key_problem
+
+from .base import StorageWrapper, closing
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+
+__all__ = ["PrefixedStorage"]
+
+
+class PrefixedStorage(StorageWrapper):
+    """
+    Puts a prefix before every key, and shows only the keys that have it.
+
+    Nothing is escaped: ``PrefixedStorage(storage, "pizza:")`` keeps ``"42"`` under ``"pizza:42"``, so of two prefixes
+    none may begin with the other, unless one is meant to lie inside the other. A separator at the end (``"pizza:"``)
+    makes sure of that. Errors name the key as the caller knows it.
+
+    `purge` frees the expired documents of the whole storage, not only those under the prefix: they are gone anyway.
+
+    Args:
+        inner: The storage that keeps the documents.
+        prefix: What all keys begin with there.
+
+    Raises:
+        ConfigurationError: No key can begin with the prefix, or none that does has room for another character.
+    """
+
+    def __init__(self, inner: Storage, prefix: str) -> None:
+        super().__init__(inner)
+        problem = key_problem(prefix, None)
+        if problem:
+            raise ConfigurationError(f"the prefix {prefix!r} cannot begin a key: {problem}")
+        self._prefix = prefix
+        self._size = len(prefix.encode())
+        limit = inner.capabilities.max_key_bytes
+        if limit is not None and self._size >= limit:
+            raise ConfigurationError(f"the prefix has {self._size:,} bytes; a whole key has at most {limit:,}")
+
+    @property
+    def prefix(self) -> str:
+        """What all keys begin with in `inner`."""
+        return self._prefix
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]
+        """As the wrapped storage's, with room for the prefix."""
+        inner = self._inner.capabilities
+        if inner.max_key_bytes is None:
+            return inner
+        return dataclasses.replace(inner, max_key_bytes=inner.max_key_bytes - self._size)
+
+    def inner_key(self, key: str) -> str:
+        return self._prefix + key
+
+    async def read(self, key: str) -> Record | None:
+        with self._in_callers_words("read", key):
+            return await self._inner.read(self._prefix + key)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        with self._in_callers_words("write", key):
+            return await self._inner.write(self._prefix + key, value, ttl=ttl, match=match)
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        with self._in_callers_words("delete", key):
+            return await self._inner.delete(self._prefix + key, match=match)
+
+    async def has(self, key: str) -> bool:
+        with self._in_callers_words("has", key):
+            return await self._inner.has(self._prefix + key)
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        with self._in_callers_words("touch", key):
+            return await self._inner.touch(self._prefix + key, ttl)
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        with self._in_callers_words("read_all_keys", prefix):
+            async with closing(self._inner.read_all_keys(self._prefix + prefix, batch_size=batch_size)) as keys:
+                async for key in keys:
+                    yield key[len(self._prefix) :]
+
+    def read_all_values(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        return Storage.read_all_values(self, prefix, batch_size=batch_size)
+
+    async def read_all_entries(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[tuple[str, Record]]:
+        with self._in_callers_words("read_all_entries", prefix):
+            async with closing(self._inner.read_all_entries(self._prefix + prefix, batch_size=batch_size)) as entries:
+                async for key, record in entries:
+                    yield key[len(self._prefix) :], record
+
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        with self._in_callers_words("read_many", *keys):
+            found = await self._inner.read_many([self._prefix + key for key in keys])
+        return {key[len(self._prefix) :]: record for key, record in found.items()}
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        with self._in_callers_words("write_many", *(write.key for write in writes)):
+            results = await self._inner.write_many(
+                [Write(self._prefix + write.key, write.value, write.ttl, write.match) for write in writes]
+            )
+        for result in results:
+            if isinstance(result, ConflictError):
+                self._translate(result)
+        return results
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        keys = list(keys)
+        with self._in_callers_words("delete_many", *keys):
+            return await self._inner.delete_many([self._prefix + key for key in keys])
+
+    @contextmanager
+    def _in_callers_words(self, operation: str, *keys: str) -> Iterator[None]:
+        """Check keys before they are joined, and take the prefix off the keys that errors name."""
+        for key in keys:
+            self._validate(operation, key)
+        try:
+            yield
+        except StorageError as error:
+            self._translate(error)
+            raise
+
+    def _translate(self, error: StorageError) -> None:
+        if error.key is not None:
+            error.key = error.key.removeprefix(self._prefix)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._prefix!r} of {self._inner!r}>"
