@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .codec import Codec
 from .errors import (
     BotSessionError,
     ClosedError,
@@ -21,7 +22,20 @@ from .errors import (
     UnsupportedError,
     ValueTooLargeError,
 )
+from .keys import (
+    KeyFunction,
+    Origin,
+    by_business_connection,
+    by_chat,
+    by_topic,
+    by_user,
+    by_user_in_chat,
+    with_bot_id,
+)
 from .memory import MemoryStorage
+from .multi import MultiSession, MultiSessions
+from .session import KeylessSession, LazySession, Session
+from .sessions import Sessions, SessionsOptions
 from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version, Write, WriteResult
 from .urls import open_storage, register_storage
 from .wrappers import PrefixedStorage, StorageWrapper
@@ -35,21 +49,31 @@ __all__ = [
     "BotSessionError",
     "Capabilities",
     "ClosedError",
+    "Codec",
     "CodecError",
     "ConfigurationError",
     "ConflictError",
     "DecodeError",
     "EncodeError",
     "InvalidKeyError",
+    "KeyFunction",
+    "KeylessSession",
+    "LazySession",
     "LockTimeoutError",
     "Match",
     "MemoryStorage",
     "MigrationError",
+    "MultiSession",
+    "MultiSessions",
+    "Origin",
     "PrefixedStorage",
     "Record",
     "SchemaError",
+    "Session",
     "SessionClosedError",
     "SessionKeyError",
+    "Sessions",
+    "SessionsOptions",
     "Storage",
     "StorageError",
     "StorageWrapper",
@@ -59,6 +83,12 @@ __all__ = [
     "Version",
     "Write",
     "WriteResult",
+    "by_business_connection",
+    "by_chat",
+    "by_topic",
+    "by_user",
+    "by_user_in_chat",
     "open_storage",
     "register_storage",
+    "with_bot_id",
 ]

@@ -430,7 +430,7 @@ class Storage(ABC):
         problem = key_problem(key, limits.max_key_bytes)
         if problem:
             raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
-        if ttl is not None and not _is_ttl(ttl):
+        if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl must be seconds above 0 and up to a hundred years, or None for ever; not {ttl!r}")
         if value is None:
             return
@@ -467,7 +467,8 @@ class Storage(ABC):
         return f"<{type(self).__name__}>"
 
 
-def _is_ttl(ttl: object) -> bool:
+def is_ttl(ttl: object) -> bool:
+    """Whether it is a TTL: a number of seconds above 0 and up to `MAX_TTL`."""
     return isinstance(ttl, (int, float)) and not isinstance(ttl, bool) and 0 < ttl <= MAX_TTL
 
 

@@ -1,0 +1,275 @@
+"""Session data in a storage: encoded, versioned, migrated; and what happens when two processes save the same one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+
+from .codec import Codec, type_of
+from .errors import CodecError, ConflictError
+from .merging import merge
+from .migrations import MARK, Migrations, open_envelope, seal_envelope
+from .storage import ABSENT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from decimal import Decimal
+
+    from .merging import ConflictPolicy
+    from .migrations import Migration
+    from .storage import Match, Record, Storage, Version
+
+__all__ = ["ATTEMPTS", "Documents", "Loaded", "back_off"]
+
+T = TypeVar("T")
+
+ATTEMPTS = 50
+"""How often a race that was lost is run again before it is an error."""
+
+
+async def back_off(attempt: int) -> None:
+    """Wait a little, and a random time, so that those who raced do not meet again: at most a tenth of a second."""
+    await asyncio.sleep(random.uniform(0, min(0.1, 0.001 * 2**attempt)))  # noqa: S311 - no secret
+
+
+class Loaded(Generic[T]):
+    """
+    What was read of a session.
+
+    Attributes:
+        data: The data, None if there is none (or it has expired, or a migration dropped it).
+        text: The data as text, None likewise. After a migration: as the codec writes it.
+        canonical: Whether ``text`` is certainly as the codec would write it.
+        version: What is stored, expired or not; None if nothing.
+        left: Seconds it has left; None if it lives for ever.
+        envelope: The envelope's version, to be written again where there are no migrations.
+        found: Whether there is data. Data may be None: a stored ``null``.
+    """
+
+    __slots__ = ("canonical", "data", "envelope", "found", "left", "text", "version")
+
+    def __init__(self, record: Record | None = None) -> None:
+        self.found = False
+        self.data: T | None = None
+        self.text: str | None = None
+        self.canonical = True
+        self.version: Version | None = None if record is None else record.version
+        self.left = None if record is None else record.ttl
+        self.envelope: Decimal | None = None
+
+
+class Documents(Generic[T]):
+    """
+    The documents of one kind of session. Keys are those of the storage, with prefix.
+
+    Args:
+        storage: Where they are.
+        initial: As `Sessions`.
+        codec: As `Sessions`; None makes one from ``data_type`` or from what ``initial`` returns.
+        data_type: As `Sessions`.
+        migrations: As `Sessions`.
+        ttl: Seconds that a written document lives; None is for ever.
+        on_conflict: As `Sessions`.
+
+    Raises:
+        ConfigurationError: The type or the migrations are wrong.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        initial: Callable[..., Any] | None,
+        codec: Codec[T] | None,
+        data_type: Any,
+        migrations: Mapping[Any, Migration] | None,
+        ttl: float | None,
+        on_conflict: ConflictPolicy[T],
+    ) -> None:
+        self.storage = storage
+        self.codec: Codec[T] = codec or Codec(type_of(initial) if data_type is None else data_type)
+        self.ttl = ttl
+        self._initial = initial
+        self._initial_takes_context = initial is not None and _wants_argument(initial)
+        self._migrations = None if migrations is None else Migrations(migrations)
+        self._on_conflict = on_conflict
+
+    # ------------------------------------------------------------------ reading
+
+    async def load(self, key: str) -> Loaded[T]:
+        """
+        Read a document and turn it into data.
+
+        Raises:
+            StorageError: It could not be read.
+            DecodeError, MigrationError: It is not what the code expects; it stays as it is.
+        """
+        return await self.unpack(key, await self.storage.read(key))
+
+    async def unpack(self, key: str, record: Record | None) -> Loaded[T]:
+        """Turn what was read into data. Raises as `load` does."""
+        loaded: Loaded[T] = Loaded(record)
+        if record is None:
+            return loaded
+        try:
+            if self._migrations is None and MARK not in record.value:
+                loaded.data, loaded.text = self.codec.decode(record.value), record.value
+                loaded.found, loaded.canonical = True, False
+            else:
+                await self._unpack_envelope(record.value, loaded)
+        except CodecError as error:
+            error.key = key
+            raise
+        return loaded
+
+    async def _unpack_envelope(self, document: str, loaded: Loaded[T]) -> None:
+        envelope = open_envelope(document)
+        if envelope is not None:
+            if envelope.expired:
+                return
+            document, loaded.envelope = envelope.document, envelope.version
+        if self._migrations is not None and loaded.envelope != self._migrations.latest:
+            migrated = await self._migrations.apply(Codec[Any]().decode(document), loaded.envelope)
+            if migrated is None:
+                return
+            document = Codec[Any]().encode(migrated)
+        loaded.data, loaded.text, loaded.found, loaded.canonical = self.codec.decode(document), document, True, False
+
+    def canonical(self, text: str) -> str:
+        """Rewrite data that may come from another program as the codec writes it."""
+        return self.codec.encode(self.codec.decode(text))
+
+    def initial(self, context: object) -> Any:
+        """Make the data of a new session: perhaps an awaitable of it."""
+        if self._initial is None:
+            return None
+        return self._initial(context) if self._initial_takes_context else self._initial()
+
+    async def initial_data(self, context: object) -> T:
+        """Make the data of a new session, waiting for it."""
+        data = self.initial(context)
+        return cast("T", await data if inspect.isawaitable(data) else data)
+
+    # ------------------------------------------------------------------ writing
+
+    def encode(self, key: str, data: T) -> str:
+        """
+        Turn data into text.
+
+        Raises:
+            EncodeError: There is no JSON for it.
+        """
+        try:
+            return self.codec.encode(data)
+        except CodecError as error:
+            error.key = key
+            raise
+
+    def verify(self, key: str, data: T, text: str) -> None:
+        """
+        Make sure that text brings the data back.
+
+        Raises:
+            EncodeError: It does not.
+        """
+        try:
+            self.codec.verify(data, text)
+        except CodecError as error:
+            error.key = key
+            raise
+
+    async def put(self, key: str, text: str | None, match: Match, envelope: Decimal | None) -> Version | None:
+        """
+        Write data, or delete it.
+
+        Args:
+            key: Where.
+            text: The data as text; None deletes.
+            match: As `Storage.write`.
+            envelope: The version that the data had when it was read, for want of migrations.
+
+        Returns:
+            The version of what is stored now; None after a delete.
+
+        Raises:
+            ConflictError: The match failed.
+            StorageError: It could not be written.
+        """
+        if text is None:
+            await self.storage.delete(key, match=match)
+            return None
+        version = envelope if self._migrations is None else self._migrations.latest
+        return await self.storage.write(key, seal_envelope(text, version), ttl=self.ttl, match=match)
+
+    async def settle(
+        self, key: str, base: str | None, mine: str | None, conflict: ConflictError
+    ) -> tuple[str | None, Version | None]:
+        """
+        Settle a conflict as the policy says, and write what comes out.
+
+        Args:
+            key: Where.
+            base: The data from which this side started, as text; None if there was none.
+            mine: What this side wanted to write; None to delete.
+            conflict: What the storage raised.
+
+        Returns:
+            What was written, and its version.
+
+        Raises:
+            ConflictError: The policy could not settle it, or others were faster every time.
+            StorageError: It could not be read or written.
+        """
+        for attempt in range(ATTEMPTS):
+            loaded = await self.load(key)
+            theirs = None if loaded.text is None else self.canonical(loaded.text)
+            try:
+                settled = await self._resolve(None if base is None else self.canonical(base), mine, theirs)
+            except ConflictError as unsettled:
+                _describe(unsettled, conflict)
+                raise unsettled from conflict
+            match: Match = ABSENT if loaded.version is None else loaded.version
+            if settled is None and loaded.version is None:
+                return None, None
+            try:
+                return settled, await self.put(key, settled, match, loaded.envelope)
+            except ConflictError as again:
+                conflict = again
+            await back_off(attempt)
+        raise conflict
+
+    async def _resolve(self, base: str | None, mine: str | None, theirs: str | None) -> str | None:
+        policy = self._on_conflict
+        if policy == "overwrite":
+            return mine
+        if policy == "merge":
+            return merge(base, mine, theirs)
+        if policy == "raise":
+            raise ConflictError("somebody else saved the session meanwhile", mine=mine, theirs=theirs)
+        decide = cast("Callable[..., Any]", policy)
+        sides = (None if text is None else self.codec.decode(text) for text in (mine, theirs, base))
+        data = decide(*sides)
+        data = await data if inspect.isawaitable(data) else data
+        if data is None:
+            return None
+        text = self.codec.encode(data)
+        self.codec.verify(data, text)
+        return text
+
+
+def _describe(unsettled: ConflictError, conflict: ConflictError) -> None:
+    """Tell a policy's error where it happened."""
+    unsettled.operation, unsettled.key, unsettled.storage = conflict.operation, conflict.key, conflict.storage
+    unsettled.expected, unsettled.actual = conflict.expected, conflict.actual
+
+
+def _wants_argument(function: Callable[..., Any]) -> bool:
+    """Whether ``initial`` must be given the context: it has a parameter without default."""
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # Some built-in classes, like dict, do not tell; they need nothing.
+        return False
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return any(p.kind in positional and p.default is inspect.Parameter.empty for p in parameters)

@@ -1,0 +1,457 @@
+"""
+The session of one key, for the time of one update: strict, lazy, or none.
+
+`Sessions` (in `bot_session.sessions`) makes them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import weakref
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
+
+from .errors import ConfigurationError, ConflictError, SessionClosedError, SessionKeyError
+from .locks import KeyLocks
+from .storage import ABSENT, ANY
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
+    from decimal import Decimal
+
+    from .sessions import Sessions
+    from .storage import Match, Storage, Version
+
+__all__ = ["Desk", "KeylessSession", "LazySession", "Session"]
+
+T = TypeVar("T")
+
+SLACK: Final = 0.1
+"""With ``renew="use"``: the part of a TTL that must have passed before it is renewed, so that looking rarely writes."""
+
+_UNSET: Any = type("Unset", (), {"__repr__": lambda _: "UNSET"})()
+
+
+class Session(Generic[T]):
+    """
+    The session of one key, for the time of one update.
+
+    Change `data` in place or assign it; what changed is saved when the update is over, unless its handler raised.
+
+    Attributes:
+        key: Whose session it is, as given to `Sessions.open`, without the prefix.
+        is_new: Whether nothing was stored when it was loaded.
+    """
+
+    __slots__ = (
+        "_accessed",
+        "_base",
+        "_baseline",
+        "_canonical",
+        "_cleared",
+        "_closed",
+        "_context",
+        "_data",
+        "_envelope",
+        "_filling",
+        "_held",
+        "_left",
+        "_loaded",
+        "_sessions",
+        "_version",
+        "depth",
+        "is_new",
+        "key",
+        "task",
+    )
+
+    def __init__(self, sessions: Sessions[T], key: str, context: object = None) -> None:
+        self.key = key
+        self.is_new = False
+        self.depth = 0  # How many times it is open, one within the other.
+        self.task = asyncio.current_task()
+        self._sessions = sessions
+        self._context = context
+        self._data: T = _UNSET
+        self._baseline: str | None = None  # The text that means "unchanged".
+        self._canonical = True  # Whether the baseline is certainly as our own codec would write it.
+        self._base: str | None = None  # What the data was when it was read: where a merge starts.
+        self._version: Version | None = None  # None if nothing is stored.
+        self._envelope: Decimal | None = None
+        self._left: float | None = None
+        self._loaded = self._held = self._cleared = self._accessed = self._closed = False
+        self._filling: asyncio.Lock | None = None
+
+    # ------------------------------------------------------------------ for handlers
+
+    @property
+    def data(self) -> T:
+        """
+        The session data: the same object throughout the update.
+
+        Assigning replaces it; assigning None deletes the session. A lazy session must be loaded first: see `get`.
+
+        Raises:
+            SessionClosedError: The update is over.
+            SessionKeyError: The update has no session.
+            RuntimeError: The session is lazy and was not loaded.
+        """
+        self._check()
+        if self._data is _UNSET:
+            raise RuntimeError("this session is not loaded yet: write `data = await session.get()`")
+        self._accessed = True
+        return self._data
+
+    @data.setter
+    def data(self, value: T | None) -> None:
+        self._assign(value)
+
+    async def get(self) -> T:
+        """
+        Return the data, loading it at the first call: for strict and lazy sessions alike.
+
+        However many tasks call it, the storage is read once. If that fails, the next call tries again.
+
+        Raises:
+            SessionClosedError: The update is over.
+            SessionKeyError: The update has no session.
+            StorageError: The storage could not be read.
+            DecodeError, MigrationError: What is stored is not what the code expects. It stays as it is.
+            LockTimeoutError: Another update kept the session for too long.
+        """
+        self._check()
+        if self._data is _UNSET:
+            await self.load()
+        self._accessed = True
+        return self._data
+
+    def clear(self) -> None:
+        """
+        Forget everything: the session is deleted from the storage, and its data is initial again.
+
+        Both happen when the session is saved. Later changes in the same update are saved instead. With an async
+        ``initial``, use `get` to see the data afterwards.
+
+        Raises:
+            SessionClosedError: The update is over.
+            SessionKeyError: The update has no session.
+        """
+        self._check()
+        self._accessed = self._cleared = True
+        self._data, self._baseline = _UNSET, None
+        initial = self._sessions.documents.initial(self._context)
+        if not inspect.isawaitable(initial):
+            self._begin(initial)
+        elif inspect.iscoroutine(initial):
+            initial.close()  # Made again when somebody asks for it.
+
+    async def save(self) -> None:
+        """
+        Save now, in the middle of the update, for instance before a long wait. Unchanged data is not written.
+
+        Raises:
+            SessionClosedError: The update is over.
+            SessionKeyError: The update has no session.
+            EncodeError: The data would not come back as it is. Nothing was written.
+            ConflictError: Somebody else changed the same, and ``on_conflict`` could not settle it.
+            StorageError: The storage could not be written.
+        """
+        self._check()
+        await self._store()
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.key!r}{' (closed)' if self._closed else ''}>"
+
+    # ------------------------------------------------------------------ for Sessions
+
+    @property
+    def sessions(self) -> Sessions[T]:
+        """The kind of session this is one of."""
+        return self._sessions
+
+    async def load(self) -> None:
+        """Make sure that there is data. Whoever comes while it is being read waits for the same reading."""
+        if self._filling is None:
+            self._filling = asyncio.Lock()
+        async with self._filling:
+            if self._data is _UNSET:
+                await self.fill()
+
+    async def fill(self) -> None:
+        """Read what is stored, or make initial data. Whatever is assigned meanwhile stands."""
+        documents = self._sessions.documents
+        if not self._cleared:
+            await self.hold()
+            loaded = await documents.load(self._sessions.prefix + self.key)
+            self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
+            self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
+            if loaded.found:
+                if self._data is _UNSET:
+                    self._data = cast("T", loaded.data)
+                    self._baseline, self._canonical = loaded.text, loaded.canonical
+                return
+        data = await documents.initial_data(self._context)
+        if self._data is _UNSET:
+            self._begin(data)
+
+    async def finish(self, *, save: bool) -> None:
+        """Save if wanted; then close, and let others at the session, whatever happened."""
+        try:
+            if save:
+                await self._settle()
+                await self._store()
+        finally:
+            self._closed = True
+            if self._held:
+                self._held = False
+                self._sessions.desk.leave(self)
+
+    async def hold(self) -> None:
+        """Take the key's lock, unless this session has it."""
+        if not self._held:
+            await self._sessions.desk.enter(self)
+            self._held = True
+
+    # ------------------------------------------------------------------ its data
+
+    def _begin(self, data: T) -> None:
+        """Start with initial data, which is not worth storing until it is changed."""
+        self._data, self._canonical = data, True
+        self._baseline = None if data is None else self._sessions.documents.encode(self.key, data)
+        if self._base is None:
+            self._base = self._baseline
+
+    def _assign(self, value: T | None) -> None:
+        self._check()
+        self._accessed = True
+        if value is None:
+            self._cleared, self._baseline = True, None
+        self._data = cast("T", value)
+
+    # ------------------------------------------------------------------ saving
+
+    async def _settle(self) -> None:
+        """Wait for a load that was started and not awaited."""
+        if self._filling is not None and self._filling.locked():
+            async with self._filling:
+                pass
+
+    async def _store(self) -> None:
+        target = self._target()
+        if target is _UNSET:
+            await self._renew()
+            return
+        if target is not None:
+            self._sessions.documents.verify(self.key, self._data, target)
+        await self.hold()
+        await self._put(target)
+
+    def _target(self) -> Any:
+        """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""
+        data = self._data
+        if data is _UNSET:
+            return None if self._cleared and not self._nothing_stored else _UNSET
+        text = None if data is None else self._sessions.documents.encode(self.key, data)
+        save_always = self._sessions.save == "accessed"
+        if self._nothing_stored:
+            unchanged = text is None or (text == self._baseline and not save_always)
+            return _UNSET if unchanged else text
+        save_always = save_always and self._accessed
+        if text is None or (self._cleared and text == self._baseline):
+            return None if self._cleared or save_always else _UNSET
+        return text if save_always or not self._loaded or self._is_change(text) else _UNSET
+
+    @property
+    def _nothing_stored(self) -> bool:
+        return self._loaded and self._version is None
+
+    def _is_change(self, text: str) -> bool:
+        if text == self._baseline:
+            return False
+        if self._canonical or self._baseline is None:
+            return True
+        # The texts differ, but perhaps only as another program writes the same data.
+        self._baseline, self._canonical = self._sessions.documents.canonical(self._baseline), True
+        return text != self._baseline
+
+    async def _put(self, target: str | None) -> None:
+        documents, place = self._sessions.documents, self._sessions.prefix + self.key
+        match: Match = ANY
+        if self._loaded:
+            match = ABSENT if self._version is None else self._version
+        try:
+            self._version = await documents.put(place, target, match, self._envelope)
+        except ConflictError as conflict:
+            settled, self._version = await documents.settle(place, self._base, target, conflict)
+            if settled != target:
+                target = settled
+                self._data = cast("T", None if settled is None else documents.codec.decode(settled))
+        self._base = self._baseline = target
+        self._loaded, self._canonical, self._cleared, self._left = True, True, False, documents.ttl
+
+    async def _renew(self) -> None:
+        """With ``renew="use"``: give a session that was looked at, but not changed, its full TTL again."""
+        sessions, ttl = self._sessions, self._sessions.documents.ttl
+        if ttl is None or sessions.renew != "use" or self._version is None or not self._accessed:
+            return
+        if self._left is None or self._left < ttl * (1 - SLACK):
+            await sessions.storage.touch(sessions.prefix + self.key, ttl)
+            self._left = ttl
+
+    def _check(self) -> None:
+        if self._closed:
+            raise SessionClosedError(
+                f"the session {self.key!r} is over, since its update was handled; open it again: "
+                "`async with sessions.open(key) as session`"
+            )
+
+
+class LazySession(Session[T]):
+    """
+    A session that is read when somebody asks for it, and not at all if nobody does.
+
+    Untouched, it costs no storage call and no lock. Assigning `data` before reading overwrites whatever is stored,
+    without reading it. An awaitable may be assigned too: it is awaited before saving, and inside it `get` gives what
+    was there before.
+    """
+
+    __slots__ = ("_promise", "hold_first")
+
+    def __init__(self, sessions: Sessions[T], key: str, context: object = None) -> None:
+        super().__init__(sessions, key, context)
+        self._promise: Awaitable[T | None] | None = None
+        self.hold_first: Callable[[], Awaitable[None]] | None = None  # For several sessions that lock together.
+
+    @property
+    def data(self) -> T:
+        if self._promise is not None:
+            raise RuntimeError("this session was assigned an awaitable: write `data = await session.get()`")
+        return super().data
+
+    @data.setter
+    def data(self, value: T | Awaitable[T | None] | None) -> None:
+        self._drop_promise()
+        if inspect.isawaitable(value):
+            self._check()
+            self._promise = value
+        else:
+            self._assign(value)
+
+    async def get(self) -> T:
+        await self._keep_promise()
+        return await super().get()
+
+    def clear(self) -> None:
+        self._drop_promise()
+        super().clear()
+
+    async def finish(self, *, save: bool) -> None:
+        if not save:
+            self._drop_promise()
+        await super().finish(save=save)
+
+    async def hold(self) -> None:
+        if self.hold_first is not None and not self._held:
+            hold_first, self.hold_first = self.hold_first, None
+            await hold_first()
+        await super().hold()
+
+    async def _settle(self) -> None:
+        await self._keep_promise()
+        await super()._settle()
+
+    async def _keep_promise(self) -> None:
+        # Taken away first: what is awaited may itself ask for what was there before.
+        promise, self._promise = self._promise, None
+        if promise is not None:
+            self._assign(await promise)
+
+    def _drop_promise(self) -> None:
+        if inspect.iscoroutine(self._promise):
+            self._promise.close()  # Nobody will await it, and Python would warn.
+        self._promise = None
+
+
+class KeylessSession(Session[T]):
+    """What a handler is given when its update has no session key: touching it raises, and nothing else does."""
+
+    __slots__ = ("_reason",)
+
+    def __init__(self, reason: str) -> None:
+        self._reason = reason
+        self.key = ""
+        self.is_new = False
+        self.depth = 0
+        self.task = None
+        self._closed = False
+
+    def _check(self) -> None:
+        raise SessionKeyError(self._reason)
+
+    def __repr__(self) -> str:
+        return "<KeylessSession>"
+
+
+_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[str, Session[Any]]]] = weakref.WeakKeyDictionary()
+"""For each storage the locks and the sessions that are open; gone with the storage."""
+
+
+class Desk:
+    """
+    Where the sessions of one storage lie while they are open: one of each key at a time.
+
+    All `Sessions` on one storage share what is on it, each seeing the keys behind its own prefix.
+
+    Args:
+        root: The storage itself, without wrappers.
+        prefix: What stands before every key there.
+        timeout: Seconds to wait for a key at most; None is for ever.
+    """
+
+    def __init__(self, root: Storage, prefix: str, timeout: float | None) -> None:
+        self.root = root
+        self.prefix = prefix
+        self.locks, self._open = _desks.setdefault(root, (KeyLocks(), {}))
+        self._timeout = timeout
+
+    def mine(self, sessions: Sessions[T], key: str) -> Session[T] | None:
+        """
+        Return the session of this key that the current task has open, if it has.
+
+        Raises:
+            ConfigurationError: It has, but one of another kind: the two would overwrite each other.
+        """
+        session = self._open.get(self.prefix + key)
+        if session is None or session.task is not asyncio.current_task():
+            return None
+        if session.sessions is not sessions:
+            raise ConfigurationError(
+                f"two kinds of session meet in one storage under the key {self.prefix + key!r}: "
+                'give one of them a prefix, for instance prefix="user:"'
+            )
+        return session
+
+    async def enter(self, session: Session[Any]) -> None:
+        """
+        Put a session on the desk, when those of its key that came before have left.
+
+        Raises:
+            LockTimeoutError: That took too long.
+            ConfigurationError: As `mine`.
+        """
+        place = self.prefix + session.key
+        if not self.locks.try_acquire(place):
+            self.mine(session.sessions, session.key)
+            await self.locks.acquire(place, self._timeout)
+        self._open[place] = session
+
+    def leave(self, session: Session[Any]) -> None:
+        """Take a session off the desk and let the next one of its key come."""
+        place = self.prefix + session.key
+        del self._open[place]
+        self.locks.release(place)
+
+    def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
+        """Keep sessions of these keys off the desk."""
+        return self.locks.holding(*(self.prefix + key for key in keys), timeout=self._timeout)

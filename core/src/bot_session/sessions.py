@@ -1,0 +1,443 @@
+"""
+Sessions: session data is loaded before the handler, handed to it, and saved after it.
+
+>>> import asyncio
+>>> from dataclasses import dataclass
+>>> from bot_session import MemoryStorage, Sessions
+>>> @dataclass
+... class Pizza:
+...     count: int = 0
+>>> sessions = Sessions(MemoryStorage(), initial=Pizza)
+>>> async def handle(chat: str) -> int:
+...     async with sessions.open(chat) as session:
+...         session.data.count += 1
+...         return session.data.count
+>>> asyncio.run(handle("42")), asyncio.run(handle("42"))
+(1, 2)
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
+
+from .documents import ATTEMPTS, Documents, back_off
+from .errors import CodecError, ConfigurationError, ConflictError
+from .keys import by_chat, key_of
+from .session import Desk, KeylessSession, LazySession, Session
+from .storage import ABSENT, ANY, Storage, is_ttl
+from .wrappers import locate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from decimal import Decimal
+    from types import TracebackType
+    from typing import Unpack
+
+    from .codec import Codec
+    from .keys import KeyFunction
+    from .merging import ConflictPolicy
+    from .migrations import Migration
+
+__all__ = ["Opening", "Sessions", "SessionsOptions"]
+
+T = TypeVar("T")
+S = TypeVar("S", bound=Session[Any])
+
+ControlFlow = tuple[type[BaseException], ...]
+
+
+class Opening(Generic[S]):
+    """An asynchronous context manager that gives a session: what `Sessions.open` returns."""
+
+    __slots__ = ("_context", "_key", "_kind", "_passthrough", "_session", "_sessions")
+
+    def __init__(
+        self, kind: type[S], sessions: Sessions[Any], key: str, context: object, passthrough: ControlFlow
+    ) -> None:
+        self._kind = kind
+        self._sessions = sessions
+        self._key = key
+        self._context = context
+        self._passthrough = passthrough
+
+    async def __aenter__(self) -> S:
+        sessions = self._sessions
+        session = sessions.desk.mine(sessions, self._key)
+        if session is None:
+            session = self._kind(sessions, self._key, self._context)
+        self._session = session
+        session.depth += 1
+        try:
+            if self._kind is Session:
+                await (session.fill() if session.depth == 1 else session.load())
+        except BaseException:
+            await self._leave(save=False)
+            raise
+        return cast("S", session)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._leave(save=error is None or isinstance(error, self._passthrough))
+
+    async def _leave(self, *, save: bool) -> None:
+        session = self._session
+        session.depth -= 1
+        if session.depth == 0:
+            await session.finish(save=save)
+
+
+class NoOpening:
+    """In place of an `Opening` for an update that has no session key."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, reason: str) -> None:
+        self._session: Session[Any] = KeylessSession(reason)
+
+    async def __aenter__(self) -> Session[Any]:
+        return self._session
+
+    async def __aexit__(self, *_: object) -> None:
+        return None
+
+
+class SessionsOptions(TypedDict, Generic[T], total=False):
+    """
+    The options of `Sessions`.
+
+    Attributes:
+        key: Says whose session an update touches; used by the frameworks' hooks. Default: `by_chat`.
+        prefix: Stands before every key, so that several kinds of session can share a storage. Default: nothing.
+        ttl: Seconds, or a `timedelta`, that a session lives after its last change. Default: None, for ever.
+        renew: ``"change"`` (the default), or ``"use"`` to renew the TTL also when the data was only looked at.
+        migrations: ``{version: function}``: see `bot_session.migrations`.
+        save: ``"changed"`` (the default), or ``"accessed"`` to write whatever was looked at, as grammY does.
+        on_conflict: What to do if another process saved the session meanwhile: see `ConflictPolicy`.
+        lock_timeout: Seconds to wait at most for other updates of the same session; None is for ever. Default: 300.
+        codec: In place of one made from the type.
+    """
+
+    key: KeyFunction
+    prefix: str
+    ttl: float | timedelta | None
+    renew: Literal["change", "use"]
+    migrations: Mapping[int, Migration] | Mapping[float, Migration] | Mapping[Decimal, Migration] | None
+    save: Literal["changed", "accessed"]
+    on_conflict: ConflictPolicy[T]
+    lock_timeout: float | None
+    codec: Codec[T] | None
+
+
+class Sessions(Generic[T]):
+    """
+    One kind of session: where it is kept, what its data is, and how it begins.
+
+    Args:
+        storage: Where sessions are kept.
+        initial: Makes the data of a session that is not stored: a class, a function or an async function. If it has a
+            parameter without default, it is given the context, which is the update's `Origin` in a framework's hook.
+            What it makes is stored once it is changed. Without it, the data of a new session is None.
+        type: What the data is, where ``initial`` does not tell: ``type=dict[str, int]``.
+        options: The rest: see `SessionsOptions`.
+
+    Raises:
+        ConfigurationError: An option is wrong.
+    """
+
+    @overload
+    def __init__(
+        self, storage: Storage, *, initial: Callable[..., Awaitable[T]], **options: Unpack[SessionsOptions[T]]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self, storage: Storage, *, initial: Callable[..., T], **options: Unpack[SessionsOptions[T]]
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        type: type[T],
+        initial: Callable[..., Any] | None = None,
+        **options: Unpack[SessionsOptions[T]],
+    ) -> None: ...
+    @overload
+    def __init__(self: Sessions[Any], storage: Storage, **options: Unpack[SessionsOptions[Any]]) -> None: ...
+    def __init__(
+        self,
+        storage: Storage,
+        *,
+        initial: Callable[..., Any] | None = None,
+        type: Any = None,  # noqa: A002 - the word for it
+        key: KeyFunction = by_chat,
+        prefix: str = "",
+        ttl: float | timedelta | None = None,
+        renew: Literal["change", "use"] = "change",
+        migrations: Mapping[Any, Migration] | None = None,
+        save: Literal["changed", "accessed"] = "changed",
+        on_conflict: ConflictPolicy[T] = "merge",
+        lock_timeout: float | None = 300.0,
+        codec: Codec[T] | None = None,
+    ) -> None:
+        if not isinstance(storage, Storage):
+            raise ConfigurationError(f"storage must be a Storage, as open_storage(url) makes, not {storage!r}")
+        _expect("renew", renew, "change", "use")
+        _expect("save", save, "changed", "accessed")
+        if not callable(on_conflict):
+            _expect("on_conflict", on_conflict, "merge", "raise", "overwrite")
+        self.storage = storage
+        self.key = key
+        self.prefix = prefix
+        self.renew = renew
+        self.save = save
+        self.documents: Documents[T] = Documents(
+            storage,
+            initial=initial,
+            codec=codec,
+            data_type=type,
+            migrations=migrations,
+            ttl=_seconds(ttl),
+            on_conflict=on_conflict,
+        )
+        self.desk = Desk(*locate(storage, prefix), lock_timeout)
+
+    # ------------------------------------------------------------------ one session
+
+    @overload
+    def open(
+        self, key: str, *, lazy: Literal[False] = False, context: object = None, passthrough: ControlFlow = ()
+    ) -> Opening[Session[T]]: ...
+    @overload
+    def open(
+        self, key: str, *, lazy: Literal[True], context: object = None, passthrough: ControlFlow = ()
+    ) -> Opening[LazySession[T]]: ...
+    @overload
+    def open(
+        self, key: str, *, lazy: bool, context: object = None, passthrough: ControlFlow = ()
+    ) -> Opening[Session[T]]: ...
+    def open(
+        self, key: str, *, lazy: bool = False, context: object = None, passthrough: ControlFlow = ()
+    ) -> Opening[Any]:
+        """
+        Open the session of a key: ``async with sessions.open("42") as session: ...``.
+
+        One update of a key at a time, in the order in which they came; other keys do not wait. Opened again within the
+        same task it gives the same session, which the outermost saves. When the body raises or is cancelled, nothing is
+        written.
+
+        Args:
+            key: Whose session.
+            lazy: Read only when asked for: see `LazySession`.
+            context: Given to an ``initial`` that wants an argument.
+            passthrough: Exceptions that are a framework's control flow, not failures: the session is saved anyway.
+
+        Raises:
+            BotSessionError: As `Session.get` when entered, as `Session.save` when left.
+        """
+        return Opening(LazySession if lazy else Session, self, key, context, passthrough)
+
+    async def open_for(
+        self, origin: Any, *, key: KeyFunction | None = None, lazy: bool = False, passthrough: ControlFlow = ()
+    ) -> Opening[Session[T]] | NoOpening:
+        """
+        Find out whose session an update touches, and open it: what the frameworks' hooks call.
+
+        An update without a key gets a session that raises `SessionKeyError` when it is touched.
+
+        Args:
+            origin: What the key function is given, and ``initial`` too.
+            key: In place of this object's own key function.
+            lazy: As `open`.
+            passthrough: As `open`.
+
+        Raises:
+            SessionKeyError: The key function returned something that is no key.
+        """
+        function = key or self.key
+        found = await key_of(function, origin)
+        if found is not None:
+            return self.open(found, lazy=lazy, context=origin, passthrough=passthrough)
+        name = getattr(function, "__name__", type(function).__name__)
+        return NoOpening(f"this update has no session: the key function {name} returned None for it")
+
+    async def read(self, key: str) -> T | None:
+        """
+        Return the data of a session without opening it; None if there is none.
+
+        Raises:
+            StorageError: The storage could not be read.
+            DecodeError, MigrationError: What is stored is not what the code expects.
+        """
+        return (await self.documents.load(self.prefix + key)).data
+
+    async def has(self, key: str) -> bool:
+        """Return whether there is a session. Raises as `read` does."""
+        return (await self.documents.load(self.prefix + key)).found
+
+    async def delete(self, key: str) -> bool:
+        """
+        Delete a session, after the updates of it that came before.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            StorageError: The storage could not do it.
+        """
+        mine = self.desk.mine(self, key)
+        if mine is None:
+            async with self.desk.holding(key):
+                return await self.storage.delete(self.prefix + key)
+        existed = not mine.is_new
+        mine.data = None
+        await mine.save()
+        return existed
+
+    async def update(self, key: str, change: Callable[[T], T | Awaitable[T | None] | None]) -> T:
+        """
+        Change a session by a function that is run again until nobody came in between.
+
+        Args:
+            key: Whose session.
+            change: Takes the data and changes it in place, or returns what replaces it; may be async. Since it may run
+                several times it should do nothing besides.
+
+        Returns:
+            The data as it was stored; within an open session of the same key, as that session will store it.
+
+        Raises:
+            ConflictError: Others came first every time.
+            BotSessionError: As `Session.get` and `Session.save`.
+        """
+        mine = self.desk.mine(self, key)
+        if mine is not None:
+            mine.data = await _apply(change, await mine.get())
+            return mine.data
+        documents, place = self.documents, self.prefix + key
+        async with self.desk.holding(key):
+            for attempt in range(ATTEMPTS):
+                loaded = await documents.load(place)
+                data = cast("T", loaded.data) if loaded.found else await documents.initial_data(None)
+                before = None if data is None else documents.encode(key, data)
+                data = await _apply(change, data)
+                text = documents.encode(key, data)
+                if text == before:
+                    return data
+                documents.verify(key, data, text)
+                try:
+                    await documents.put(
+                        place, text, ABSENT if loaded.version is None else loaded.version, loaded.envelope
+                    )
+                except ConflictError:
+                    if attempt + 1 == ATTEMPTS:
+                        raise
+                    await back_off(attempt)
+                else:
+                    return data
+        raise AssertionError  # pragma: no cover - the last attempt has returned or raised
+
+    async def move(self, old: str, new: str, *, overwrite: bool = False) -> bool:
+        """
+        Give a session another key, with its remaining life: for a group that became a supergroup.
+
+        Returns:
+            Whether there was a session under ``old``.
+
+        Raises:
+            ConflictError: There is one under ``new``, and ``overwrite`` is False. Nothing was changed.
+            StorageError: The storage could not do it. The session is under ``old``, perhaps under both.
+        """
+        old_place, new_place = self.prefix + old, self.prefix + new
+        if old == new:
+            return await self.storage.has(old_place)
+        async with self.desk.holding(old, new):
+            record = await self.storage.read(old_place)
+            if record is None:
+                return False
+            match = ANY if overwrite else ABSENT
+            await self.storage.write(new_place, record.value, ttl=record.ttl, match=match)
+            await self.storage.delete(old_place, match=record.version)
+            return True
+
+    # ------------------------------------------------------------------ all sessions
+
+    async def keys(self, *, batch_size: int = 500) -> AsyncIterator[str]:
+        """Stream the keys of all sessions of this kind. Raises as `Storage.read_all_keys` does."""
+        async for key in self.storage.read_all_keys(self.prefix, batch_size=batch_size):
+            yield key[len(self.prefix) :]
+
+    async def entries(
+        self, *, batch_size: int = 500, on_error: Callable[[CodecError], object] | None = None
+    ) -> AsyncIterator[tuple[str, T]]:
+        """
+        Stream ``(key, data)`` of all sessions of this kind: migrated, and without those that have expired.
+
+        Args:
+            batch_size: How many to fetch in a round trip.
+            on_error: Called with the error of a document that is no such session, perhaps one that another plug-in
+                keeps in the same storage; it is then left out. Without it, the error is raised.
+
+        Raises:
+            DecodeError, MigrationError: There is such a document and no ``on_error``.
+            StorageError: As `Storage.read_all_entries`.
+        """
+        async for place, record in self.storage.read_all_entries(self.prefix, batch_size=batch_size):
+            key = place[len(self.prefix) :]
+            try:
+                loaded = await self.documents.unpack(key, record)
+            except CodecError as error:
+                if on_error is None:
+                    raise
+                on_error(error)
+                continue
+            if loaded.found:
+                yield key, cast("T", loaded.data)
+
+    async def values(
+        self, *, batch_size: int = 500, on_error: Callable[[CodecError], object] | None = None
+    ) -> AsyncIterator[T]:
+        """Stream the data of all sessions of this kind, as `entries` does."""
+        async for _, data in self.entries(batch_size=batch_size, on_error=on_error):
+            yield data
+
+    async def count(self) -> int:
+        """Return how many sessions of this kind are stored. Raises as `keys` does."""
+        count = 0
+        async for _ in self.keys():
+            count += 1
+        return count
+
+    async def purge(self) -> int:
+        """Free the space of expired documents, in the whole storage, and return how many there were."""
+        return await self.storage.purge()
+
+    def __repr__(self) -> str:
+        kind = self.documents.codec.data_type
+        return f"<Sessions of {getattr(kind, '__name__', kind)} in {self.storage!r}>"
+
+
+async def _apply(change: Callable[[T], T | Awaitable[T | None] | None], data: T) -> T:
+    changed = change(data)
+    if inspect.isawaitable(changed):
+        changed = await changed
+    return data if changed is None else cast("T", changed)
+
+
+def _seconds(ttl: float | timedelta | None) -> float | None:
+    seconds = ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
+    if seconds is None or seconds == math.inf:
+        return None
+    if not is_ttl(seconds):
+        raise ConfigurationError(
+            f"ttl must be seconds or a timedelta above 0 and up to a hundred years, or None; not {ttl!r}"
+        )
+    return float(seconds)
+
+
+def _expect(name: str, value: object, *allowed: str) -> None:
+    if value not in allowed:
+        raise ConfigurationError(f"{name} must be {' or '.join(map(repr, allowed))}, not {value!r}")
