@@ -11,6 +11,7 @@ from .keys import Keys
 from .life import Life
 from .limits import Limits
 from .matching import Matching
+from .model import Model
 from .values import Values
 
 __all__ = ["CONTRACT_VERSION", "NOT_APPLICABLE", "MakeStorage", "StillWorks", "StorageContract"]
@@ -19,7 +20,7 @@ CONTRACT_VERSION = "1.0"
 """Grows when a rule is added or changed: a report says which contract a storage was held to."""
 
 
-class StorageContract(Values, Keys, Expiry, Matching, Iteration, Batches, Life, Faults, Limits):
+class StorageContract(Values, Keys, Expiry, Matching, Iteration, Batches, Life, Faults, Limits, Model):
     """
     Inherit, supply ``make_storage``, and as many back doors as there are: see `contract.base.ContractBase`.
 

@@ -55,6 +55,9 @@ class ContractBase:
     crowd_size: ClassVar[int] = 2_000
     """How many documents of others `crowd` puts into the database."""
 
+    patience: ClassVar[float] = 10.0
+    """Seconds after which a call counts as hanging."""
+
     machine_examples: ClassVar[int] = 20
     """How many sequences of operations the state machine tries."""
 

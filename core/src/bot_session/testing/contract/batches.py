@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from bot_session.errors import ConflictError, InvalidKeyError
-from bot_session.storage import ABSENT, PRESENT, Version, Write
+from bot_session.storage import ABSENT, PRESENT, Write
 
 from .base import ContractBase, keys_of
 
@@ -105,20 +105,20 @@ class Batches(ContractBase):
         assert await documents(storage) == {"k": "3", "probe": "2"}
 
     async def test_a_match_that_fails_fails_alone(self, storage: Storage) -> None:
-        await storage.write("taken", "1")
+        version = await storage.write("taken", "1")
         results = await storage.write_many(
             [
                 Write("a", "1"),
                 Write("taken", "2", match=ABSENT),
                 Write("b", "1"),
                 Write("missing", "2", match=PRESENT),
-                Write("gone", None, match=Version("x")),
+                Write("gone", None, match=version),
                 Write("c", "1"),
             ]
         )
         conflicts = {result.key: result.expected for result in results if isinstance(result, ConflictError)}
 
-        assert conflicts == {"taken": ABSENT, "missing": PRESENT, "gone": "x"}
+        assert conflicts == {"taken": ABSENT, "missing": PRESENT, "gone": version}
         assert await documents(storage) == {"a": "1", "b": "1", "c": "1", "taken": "1"}
 
     async def test_one_wrong_operation_and_nothing_is_written(self, storage: Storage) -> None:

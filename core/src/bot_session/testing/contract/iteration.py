@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -130,9 +129,8 @@ class Iteration(ContractBase):
         keys = sorted(f"k{i}" for i in range(20))
         await fill(storage, keys)
         for _ in range(30):
-            async with aclosing(storage.read_all_keys(batch_size=3)) as stream:  # type: ignore[type-var]
-                async for _ in stream:
-                    break
+            async for _ in storage.read_all_keys(batch_size=3):
+                break
 
         assert keys == await keys_of(storage)
 

@@ -167,13 +167,6 @@ class Matching(ContractBase):
 
         assert await document(storage) == "5"
 
-    async def test_touch_does_not_stop_the_writer_that_read_before(self, storage: Storage) -> None:
-        version = await storage.write("k", "1")
-        await storage.touch("k", 600.0)
-        await storage.write("k", "2", match=version)
-
-        assert await document(storage) == "2"
-
     async def test_of_many_writers_under_absent_one_wins(self, storage: Storage, other: Storage) -> None:
         for key in "abcde":
             racers = [attempt((storage, other)[i % 2], key, str(i), ABSENT, batch=i % 4 > 1) for i in range(RACERS)]
