@@ -1,0 +1,5 @@
+"""Sessions in JSON files: readable, atomic, durable, safe for several processes."""
+
+from ._storage import FileStorage
+
+__all__ = ["FileStorage"]
