@@ -38,7 +38,7 @@ from .session import KeylessSession, LazySession, Session
 from .sessions import Sessions, SessionsOptions
 from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version, Write, WriteResult
 from .urls import open_storage, register_storage
-from .wrappers import PrefixedStorage, StorageWrapper
+from .wrappers import FallbackStorage, ObservedStorage, PrefixedStorage, ReadOnlyStorage, StorageWrapper
 
 __version__ = "0.1.0"
 
@@ -55,6 +55,7 @@ __all__ = [
     "ConflictError",
     "DecodeError",
     "EncodeError",
+    "FallbackStorage",
     "InvalidKeyError",
     "KeyFunction",
     "KeylessSession",
@@ -66,7 +67,9 @@ __all__ = [
     "MultiSession",
     "MultiSessions",
     "Origin",
+    "ObservedStorage",
     "PrefixedStorage",
+    "ReadOnlyStorage",
     "Record",
     "SchemaError",
     "Session",

@@ -3,6 +3,18 @@
 from __future__ import annotations
 
 from .base import StorageWrapper, locate
+from .fallback import FallbackStorage
+from .observed import ObservedStorage, Observer, StorageEvent
 from .prefixed import PrefixedStorage
+from .read_only import ReadOnlyStorage
 
-__all__ = ["PrefixedStorage", "StorageWrapper", "locate"]
+__all__ = [
+    "FallbackStorage",
+    "ObservedStorage",
+    "Observer",
+    "PrefixedStorage",
+    "ReadOnlyStorage",
+    "StorageEvent",
+    "StorageWrapper",
+    "locate",
+]

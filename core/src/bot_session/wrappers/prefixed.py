@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from bot_session.errors import ConfigurationError, ConflictError, StorageError
 from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult, key_problem
@@ -12,9 +12,11 @@ from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Versi
 from .base import StorageWrapper, closing
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 
 __all__ = ["PrefixedStorage"]
+
+T = TypeVar("T")
 
 
 class PrefixedStorage(StorageWrapper):
@@ -82,25 +84,22 @@ class PrefixedStorage(StorageWrapper):
         with self._in_callers_words("touch", key):
             return await self._inner.touch(self._prefix + key, ttl)
 
-    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
-        with self._in_callers_words("read_all_keys", prefix):
-            async with closing(self._inner.read_all_keys(self._prefix + prefix, batch_size=batch_size)) as keys:
-                async for key in keys:
-                    yield key[len(self._prefix) :]
+    def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        return self._stream("read_all_keys", self._inner.read_all_keys, prefix, batch_size, self._own)
 
     def read_all_values(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
-        return Storage.read_all_values(self, prefix, batch_size=batch_size)
+        return self._stream("read_all_values", self._inner.read_all_values, prefix, batch_size, str)
 
-    async def read_all_entries(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[tuple[str, Record]]:
-        with self._in_callers_words("read_all_entries", prefix):
-            async with closing(self._inner.read_all_entries(self._prefix + prefix, batch_size=batch_size)) as entries:
-                async for key, record in entries:
-                    yield key[len(self._prefix) :], record
+    def read_all_entries(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[tuple[str, Record]]:
+        def own(entry: tuple[str, Record]) -> tuple[str, Record]:
+            return self._own(entry[0]), entry[1]
+
+        return self._stream("read_all_entries", self._inner.read_all_entries, prefix, batch_size, own)
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         with self._in_callers_words("read_many", *keys):
             found = await self._inner.read_many([self._prefix + key for key in keys])
-        return {key[len(self._prefix) :]: record for key, record in found.items()}
+        return {self._own(key): record for key, record in found.items()}
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         with self._in_callers_words("write_many", *(write.key for write in writes)):
@@ -116,6 +115,17 @@ class PrefixedStorage(StorageWrapper):
         keys = list(keys)
         with self._in_callers_words("delete_many", *keys):
             return await self._inner.delete_many([self._prefix + key for key in keys])
+
+    async def _stream(
+        self, operation: str, read: Callable[..., AsyncIterator[T]], prefix: str, batch_size: int, own: Callable[[T], T]
+    ) -> AsyncIterator[T]:
+        with self._in_callers_words(operation, prefix):
+            async with closing(read(self._prefix + prefix, batch_size=batch_size)) as items:
+                async for item in items:
+                    yield own(item)
+
+    def _own(self, key: str) -> str:
+        return key[len(self._prefix) :]
 
     @contextmanager
     def _in_callers_words(self, operation: str, *keys: str) -> Iterator[None]:
