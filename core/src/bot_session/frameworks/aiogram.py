@@ -1,0 +1,192 @@
+"""
+aiogram 3: ``SessionMiddleware(sessions).setup(dispatcher)``, and handlers that ask for ``session`` get it.
+
+.. code-block:: python
+
+    @router.message()
+    async def count(message: Message, session: Session[Pizza]) -> None:
+        session.data.count += 1
+
+The middleware goes on ``dispatcher.update.outer_middleware``: it runs once for every update of every type, before the
+filters, which may ask for ``session`` too. Errors of the storage go where aiogram's errors go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from bot_session.errors import ConfigurationError, ConflictError
+from bot_session.keys import Origin, key_of
+from bot_session.multi import MultiSessions
+
+try:
+    from aiogram import BaseMiddleware
+    from aiogram.dispatcher.event.bases import CancelHandler, SkipHandler
+    from aiogram.types import Update
+except ImportError as error:
+    raise ImportError("bot_session.frameworks.aiogram needs aiogram 3: pip install 'bot-session[aiogram]'") from error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+    from typing import Self
+
+    from aiogram import Bot, Dispatcher
+    from aiogram.types import TelegramObject
+
+    from bot_session.keys import KeyFunction
+    from bot_session.sessions import Sessions
+
+__all__ = ["SessionMiddleware", "origin_of"]
+
+CONTROL_FLOW: Final = (SkipHandler, CancelHandler)
+"""aiogram raises these to steer: the session is saved all the same."""
+
+logger = logging.getLogger("bot_session.aiogram")
+
+
+class SessionMiddleware(BaseMiddleware):
+    """
+    Gives every handler the session of its update.
+
+    An update without a session key, such as an inline query under the default `by_chat`, gets a session that raises
+    `SessionKeyError` when it is touched. Error handlers get the session closed: what the handler did before it raised
+    is not saved.
+
+    Args:
+        sessions: One kind of session, or several.
+        key: In place of the key function of ``sessions``.
+        name: The handlers' argument. ``session`` is also what many bots call their database session.
+        lazy: Read the session when the handler asks for it, with ``await session.get()``.
+        drain_timeout: Seconds that a shutdown waits for handlers that are still running.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions[Any] | MultiSessions,
+        *,
+        key: KeyFunction | None = None,
+        name: str = "session",
+        lazy: bool = False,
+        drain_timeout: float = 30.0,
+    ) -> None:
+        self.sessions = sessions
+        self.key = key
+        self.name = name
+        self.lazy = lazy
+        self.drain_timeout = drain_timeout
+        self._running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def setup(self, dispatcher: Dispatcher, *, close_storage: bool = True) -> Self:
+        """
+        Install on a dispatcher.
+
+        At shutdown, aiogram does not wait for handlers that are still running; this does, before anything is closed.
+
+        Args:
+            dispatcher: The dispatcher.
+            close_storage: Close the storage at shutdown; it opens again by ``await storage.open()``.
+        """
+        dispatcher.update.outer_middleware(self)
+        dispatcher.shutdown.register(self.drain)
+        # aiogram's own callback, which closes the FSM storage, stands first; handlers that still run may need it.
+        dispatcher.shutdown.handlers.insert(0, dispatcher.shutdown.handlers.pop())
+        if close_storage:
+            dispatcher.shutdown.register(self._close_storages)
+        return self
+
+    async def __call__(
+        self,
+        handler: Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]],
+        event: TelegramObject,
+        data: dict[str, Any],
+    ) -> Any:
+        if self.name in data:
+            raise ConfigurationError(
+                f"the handler argument {self.name!r} is taken already, perhaps by a database session: pass another name="
+            )
+        with self._counted():
+            origin = origin_of(event, data)
+            if isinstance(event, Update) and event.message is not None:
+                origin = await self._follow_migration(event, origin)
+            opening = await self.sessions.open_for(origin, key=self.key, lazy=self.lazy, passthrough=CONTROL_FLOW)
+            async with opening as session:
+                data[self.name] = session
+                return await handler(event, data)
+
+    async def drain(self) -> None:
+        """Wait until no handler has a session any more, for `drain_timeout` seconds at most; then warn and go on."""
+        try:
+            async with asyncio.timeout(self.drain_timeout):
+                while self._running:
+                    await self._idle.wait()
+                    await asyncio.sleep(0)  # An update that waited for this one starts now.
+        except TimeoutError:
+            logger.warning("shutting down while %d updates are still being handled: not saved", self._running)
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._running += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._running -= 1
+            if not self._running:
+                self._idle.set()
+
+    async def _close_storages(self) -> None:
+        for sessions in self._kinds():
+            await sessions.storage.close()
+
+    def _kinds(self) -> list[Sessions[Any]]:
+        return list(self.sessions.fragments.values()) if isinstance(self.sessions, MultiSessions) else [self.sessions]
+
+    async def _follow_migration(self, update: Update, origin: Origin) -> Origin:
+        """
+        When a group has become a supergroup, take its session along to the new chat id.
+
+        Telegram says so twice, in the old chat and in the new one; whichever comes first moves it.
+        """
+        message = update.message
+        assert message is not None  # noqa: S101 - for the type checker
+        if message.migrate_to_chat_id is not None:
+            old, new = message.chat.id, message.migrate_to_chat_id
+        elif message.migrate_from_chat_id is not None:
+            old, new = message.migrate_from_chat_id, message.chat.id
+        else:
+            return origin
+        before, after = replace(origin, chat_id=old), replace(origin, chat_id=new)
+        for sessions in self._kinds():
+            function = self.key or sessions.key
+            old_key, new_key = await key_of(function, before), await key_of(function, after)
+            if old_key is None or new_key is None or old_key == new_key:
+                continue
+            try:
+                if await sessions.move(old_key, new_key):
+                    logger.info("session %s moved to %s: the group is a supergroup now", old_key, new_key)
+            except ConflictError:
+                logger.warning("session %s stays: the supergroup's session %s has begun already", old_key, new_key)
+        return after
+
+
+def origin_of(event: TelegramObject, data: dict[str, Any]) -> Origin:
+    """Say where an update comes from, by the context that aiogram has worked out."""
+    context = data["event_context"]
+    bot: Bot | None = data.get("bot")
+    chat_id = context.chat_id
+    if chat_id is None and isinstance(event, Update) and event.business_connection is not None:
+        chat_id = event.business_connection.user_chat_id  # As in grammY: the owner's private chat with the bot.
+    return Origin(
+        chat_id=chat_id,
+        user_id=context.user_id,
+        thread_id=context.thread_id,
+        business_connection_id=context.business_connection_id,
+        bot_id=None if bot is None else bot.id,
+        update=event,
+    )
