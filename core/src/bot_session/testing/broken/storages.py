@@ -1,0 +1,488 @@
+"""The broken storages. The docstring of each says what is wrong; ``caught_by`` names the test that must fail."""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import json
+import unicodedata
+from datetime import timedelta
+from typing import TYPE_CHECKING, ClassVar
+
+from bot_session.errors import ConflictError, SchemaError, UnavailableError
+from bot_session.storage import ABSENT, ANY, Match, Record, Version, Write, WriteResult
+
+from .sound import SoundStorage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from .sound import Client, Database
+
+__all__ = ["BROKEN", "Broken"]
+
+PAGE = 1_000
+
+
+class Broken(SoundStorage):
+    """A storage with one fault."""
+
+    caught_by: ClassVar[str]
+    """The test of the contract that must fail."""
+
+
+# ---------------------------------------------------------------------- documents and keys
+
+
+class ReencodesNumbers(Broken):
+    """Decodes documents on the way and writes every number as a float."""
+
+    caught_by = "test_a_document_comes_back_as_it_was"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(key, json.dumps(json.loads(value, parse_int=float)), ttl=ttl, match=match)
+
+
+class WritesInHalves(Broken):
+    """Writes in place and not at once: a reader, or a crash, finds half a document."""
+
+    caught_by = "test_a_reader_never_sees_half_a_document"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        version = await super().write(key, value, ttl=ttl, match=match)
+        _, deadline = self._entries[key]
+        self._entries[key] = (value[: len(value) // 2], deadline)
+        await asyncio.sleep(0)
+        self._entries[key] = (value, deadline)
+        return version
+
+
+class CachesReads(Broken):
+    """Remembers what it read and never hears that another process changed it."""
+
+    caught_by = "test_shared_means_that_others_see_what_is_written"
+
+    def __init__(self, database: Database, *, client: Client | None = None) -> None:
+        super().__init__(database, client=client)
+        self._cache: dict[str, Record] = {}
+
+    async def read(self, key: str) -> Record | None:
+        if key not in self._cache:
+            record = await super().read(key)
+            if record is None:
+                return None
+            self._cache[key] = record
+        return self._cache[key]
+
+
+class BlindToCase(Broken):
+    """Keeps keys in a column, or files on a disk, that ignores case: two people share a session."""
+
+    caught_by = "test_case_is_told_apart"
+
+    async def read(self, key: str) -> Record | None:
+        return await super().read(key.lower())
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(key.lower(), value, ttl=ttl, match=match)
+
+
+class NormalizesKeys(Broken):
+    """Composes the characters of keys, as some file systems do."""
+
+    caught_by = "test_composed_and_combining_characters_are_told_apart"
+
+    async def read(self, key: str) -> Record | None:
+        return await super().read(unicodedata.normalize("NFC", key))
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(unicodedata.normalize("NFC", key), value, ttl=ttl, match=match)
+
+
+class CutsLongKeys(Broken):
+    """Cuts keys to the length of its column or file name, silently."""
+
+    caught_by = "test_long_keys_are_not_cut"
+
+    async def read(self, key: str) -> Record | None:
+        return await super().read(key[:120])
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(key[:120], value, ttl=ttl, match=match)
+
+
+# ---------------------------------------------------------------------- expiry
+
+
+class IgnoresTtl(Broken):
+    """Takes a TTL and forgets it."""
+
+    caught_by = "test_a_document_expires_by_the_clock_and_not_before"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(key, value, ttl=ttl and 3_600.0, match=match)
+
+
+class WholeDaysAreZero(Broken):
+    """Takes ``timedelta.seconds`` for the length of a timedelta: after a whole day's TTL the session is gone."""
+
+    caught_by = "test_the_remaining_ttl_is_reported_and_rounded_up_never_down"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if ttl is not None and ttl >= 86_400:
+            ttl = timedelta(seconds=ttl).seconds or 1e-9
+        return await super().write(key, value, ttl=ttl, match=match)
+
+
+class RoundsTtlDown(Broken):
+    """Cuts a TTL to whole seconds: sessions die early, short ones at once."""
+
+    caught_by = "test_the_remaining_ttl_is_reported_and_rounded_up_never_down"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if ttl is not None and ttl > 1:
+            ttl = int(ttl)
+        return await super().write(key, value, ttl=ttl, match=match)
+
+
+class ReplacingKeepsTtl(Broken):
+    """Updates the document but not its expiry: a session meant to stay dies by the old deadline."""
+
+    caught_by = "test_replacing_clears_the_ttl"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        record = self._live(key)
+        if ttl is None and record is not None:
+            ttl = record.ttl
+        return await super().write(key, value, ttl=ttl, match=match)
+
+
+class HasSeesExpired(Broken):
+    """Asks whether there is a row, not whether it has expired."""
+
+    caught_by = "test_expired_is_absent_for_has"
+
+    async def has(self, key: str) -> bool:
+        return await super().has(key) or key in self._entries
+
+
+class ExpiredBlocksAbsent(Broken):
+    """Inserts with "on conflict do nothing": an expired row that nobody removed is in the way."""
+
+    caught_by = "test_expired_is_absent_for_a_write_under_absent"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if match is ABSENT and key in self._entries:
+            raise self._conflict("write", key, match)
+        return await super().write(key, value, ttl=ttl, match=match)
+
+
+class TouchResurrects(Broken):
+    """Touches with an upsert, or without asking for the expiry: the dead come back."""
+
+    caught_by = "test_touch_never_brings_anything_to_life"
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        self._validate("touch", key, ttl=ttl)
+        if key not in self._entries:
+            return False
+        await self.write(key, self._entries[key][0], ttl=ttl)
+        return True
+
+
+class TouchLosesWrites(Broken):
+    """Touches by reading and writing back: what was written in between is lost."""
+
+    caught_by = "test_touch_loses_no_write"
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        self._validate("touch", key, ttl=ttl)
+        record = await self.read(key)
+        if record is None:
+            return False
+        await self.write(key, record.value, ttl=ttl)
+        return True
+
+
+# ---------------------------------------------------------------------- compare-and-set
+
+
+class IgnoresMatch(Broken):
+    """Takes a match and writes anyway: the last writer wins, the others' changes are lost."""
+
+    caught_by = "test_no_increment_is_lost_between_two_instances"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:  # noqa: ARG002
+        return await super().write(key, value, ttl=ttl)
+
+
+class Upserts(Broken):
+    """Writes with "insert … on conflict update … where version": where nothing is, the insert brings it back."""
+
+    caught_by = "test_a_version_never_brings_back_what_was_deleted"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(key, value, ttl=ttl, match=ANY if self._live(key) is None else match)
+
+
+class LooksThenWrites(Broken):
+    """Checks first and writes later: of many who find nothing, all write."""
+
+    caught_by = "test_of_many_writers_under_absent_one_wins"
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        self._validate("write", key, value, ttl)
+        if match is not ANY:
+            self._compare("write", key, match)
+        return await super().write(key, value, ttl=ttl)
+
+
+class DeletesAnyway(Broken):
+    """Matches writes but not deletes: a logout based on an old state removes a new session."""
+
+    caught_by = "test_the_version_from_before_a_change_fails"
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:  # noqa: ARG002
+        return await super().delete(key)
+
+
+# ---------------------------------------------------------------------- iteration
+
+
+class PrefixIsPattern(Broken):
+    """Hands the prefix to LIKE, KEYS or glob unescaped: ``t[ab]`` is never found, ``*`` finds everything."""
+
+    caught_by = "test_a_prefix_is_literal"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        async for key in super().read_all_keys(batch_size=batch_size):
+            if fnmatch.fnmatchcase(key, prefix + "*"):
+                yield key
+
+
+class LeaksSiblings(Broken):
+    """Compares namespaces without their end: ``app:`` finds, and clears, ``app2:`` too."""
+
+    caught_by = "test_sibling_prefixes_are_told_apart"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        async for key in super().read_all_keys(prefix.rstrip(":"), batch_size=batch_size):
+            yield key
+
+
+class ReadsOnePage(Broken):
+    """Reads one page of a scan and takes it for everything."""
+
+    caught_by = "test_in_a_crowded_database_every_key_is_found"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        page = set(list(self._entries)[:PAGE])
+        async for key in super().read_all_keys(prefix, batch_size=batch_size):
+            if key in page:
+                yield key
+
+
+class SkipsByOffset(Broken):
+    """Pages with an offset: every document deleted meanwhile hides another."""
+
+    caught_by = "test_deleting_each_key_as_it_comes_skips_none"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        offset = 0
+        while page := [key async for key in super().read_all_keys(prefix)][offset : offset + batch_size]:
+            for key in page:
+                yield key
+            offset += batch_size
+
+
+class RepeatsKeys(Broken):
+    """Passes on what a scan returns, and a scan may return a key twice."""
+
+    caught_by = "test_every_key_comes_once_whatever_the_batch_size"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        count = 0
+        async for key in super().read_all_keys(prefix, batch_size=batch_size):
+            yield key
+            count += 1
+            if count == PAGE:
+                yield key
+
+
+class ReadingCreates(Broken):
+    """Creates what it does not find: half of the listed sessions never existed."""
+
+    caught_by = "test_reading_what_is_missing_adds_nothing"
+
+    async def read(self, key: str) -> Record | None:
+        record = await super().read(key)
+        if record is None and key not in self._entries:
+            self._entries[key] = ("null", None)
+        return record
+
+
+class EndsQuietly(Broken):
+    """Catches an error while iterating and ends the loop: an export of everything lacks most of it."""
+
+    caught_by = "test_an_error_while_iterating_never_just_ends_the_loop"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        try:
+            async for key in super().read_all_keys(prefix, batch_size=batch_size):
+                yield key
+        except UnavailableError:
+            return
+
+
+# ---------------------------------------------------------------------- batches
+
+
+class KeepsTheLast(Broken):
+    """Gathers a batch in a dict by key: of the operations on one key only the last happens."""
+
+    caught_by = "test_the_writes_of_one_key_happen_in_the_order_given"
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        last = {write.key: write for write in writes}
+        results = dict(zip(last, await super().write_many(list(last.values())), strict=True))
+        return [results[write.key] for write in writes]
+
+
+class FailsTogether(Broken):
+    """Raises the conflict of one operation for the whole batch: strangers' sessions are not saved."""
+
+    caught_by = "test_a_match_that_fails_fails_alone"
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        results = await super().write_many(writes)
+        for result in results:
+            if isinstance(result, ConflictError):
+                raise result
+        return results
+
+
+class WritesHalfABatch(Broken):
+    """Finds out in the middle of a batch that an operation is invalid."""
+
+    caught_by = "test_one_wrong_operation_and_nothing_is_written"
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        results: list[WriteResult] = []
+        for write in writes:
+            results += await super().write_many([write])
+        return results
+
+
+# ---------------------------------------------------------------------- life and faults
+
+
+class CreatesTwice(Broken):
+    """Creates its table without minding that other workers start at the same moment."""
+
+    caught_by = "test_many_instances_open_a_new_database_at_once"
+
+    async def _create(self) -> None:
+        if self.database.sessions is None:
+            try:
+                await self.database.create_sessions()
+            except FileExistsError as error:
+                raise SchemaError("the table cannot be created", operation="open", storage=self) from error
+
+
+class ClosesTwice(Broken):
+    """Closes its client again, which is an error with most drivers."""
+
+    caught_by = "test_opening_and_closing_twice_is_no_error"
+
+    async def close(self) -> None:
+        if self._state == "closed":
+            raise RuntimeError("the client is closed already")
+        await super().close()
+
+
+class WorksAfterClosing(Broken):
+    """Connects again when it is used after closing, and nobody ever closes that connection."""
+
+    caught_by = "test_after_closing_every_method_raises_closed_error"
+
+    async def _ready(self, operation: str, key: str | None = None) -> None:  # noqa: ARG002
+        await self.open()
+
+
+class ClosesInjectedClient(Broken):
+    """Closes a client that it was given: the rest of the program stands without one."""
+
+    caught_by = "test_an_injected_client_stays_open"
+
+    async def _close(self) -> None:
+        self.client.close()
+
+
+class FlushesDatabase(Broken):
+    """Clears the whole database to clear itself: other programs' data is gone."""
+
+    caught_by = "test_what_others_keep_in_the_database_is_neither_seen_nor_touched"
+
+    async def purge(self) -> int:
+        count = await super().purge()
+        self.database.orders.clear()
+        return count
+
+
+class ErrorsAreMisses(Broken):
+    """Returns None when the database does not answer: the session starts afresh and overwrites the old one."""
+
+    caught_by = "test_an_unreachable_backend_is_an_error_and_never_a_miss"
+
+    async def read(self, key: str) -> Record | None:
+        try:
+            return await super().read(key)
+        except UnavailableError:
+            return None
+
+
+class CutsAreMisses(Broken):
+    """Takes a broken connection for an empty answer."""
+
+    caught_by = "test_after_a_cut_no_call_takes_an_error_for_a_miss"
+
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        try:
+            return await super().read_many(keys)
+        except UnavailableError:
+            return {}
+
+
+class NeverReconnects(Broken):
+    """Keeps the broken connection for ever: after a restart of the database the bot must be restarted."""
+
+    caught_by = "test_after_a_cut_it_works_again"
+
+    async def _open(self) -> None:
+        await super()._open()
+        self.client.reconnects = False
+
+
+class LocksForEver(Broken):
+    """Takes a lock, or a connection of its pool, and does not give it back when the call is cancelled."""
+
+    caught_by = "test_cancelled_calls_leave_it_usable"
+
+    def __init__(self, database: Database, *, client: Client | None = None) -> None:
+        super().__init__(database, client=client)
+        self._lock = asyncio.Lock()
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        self._validate("write", key, value, ttl)
+        await self._lock.acquire()
+        try:
+            version = await super().write(key, value, ttl=ttl, match=match)
+        except ConflictError:
+            self._lock.release()
+            raise
+        self._lock.release()
+        return version
+
+
+BROKEN: tuple[type[Broken], ...] = tuple(Broken.__subclasses__())
+"""All of them."""
