@@ -1,0 +1,5 @@
+"""Sessions in SQLite: one file, no server, safe for several processes."""
+
+from ._storage import SQLiteStorage
+
+__all__ = ["SQLiteStorage"]

@@ -1,0 +1,278 @@
+"""The table: its statements, and what SQLite makes of documents and deadlines in its columns."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Final
+
+from bot_session.errors import ConfigurationError, SchemaError, UnsupportedError
+from bot_session.storage import ABSENT, ANY, PRESENT, Condition, Record, Version
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Sequence
+
+    from bot_session.storage import Write
+
+_CREATE_TABLE: Final = (
+    "CREATE TABLE IF NOT EXISTS {table} ({key} TEXT PRIMARY KEY, {value} TEXT NOT NULL{expires_type})"
+)
+_CREATE_INDEX: Final = "CREATE INDEX IF NOT EXISTS {index} ON {table} ({expires}) WHERE {expires} IS NOT NULL"
+_ADD_EXPIRES: Final = "ALTER TABLE {table} ADD COLUMN {expires} REAL"
+_COLUMNS: Final = "SELECT name, upper(type) FROM pragma_table_info(?)"
+
+# Columns are read as s."name": a bare "name" that is no column is a string to SQLite, and it would answer with that.
+READ: Final = "SELECT s.{value}, {deadline} FROM {table} AS s WHERE s.{key} = :key AND {live}"
+HAS: Final = "SELECT 1 FROM {table} AS s WHERE s.{key} = :key AND {live}"
+READ_MANY: Final = (
+    "SELECT s.{key}, s.{value}, {deadline} FROM {table} AS s"
+    " WHERE {live} AND s.{key} IN (SELECT value FROM json_each(:keys))"
+)
+# A page begins where the last one ended, so nothing stays locked or remembered between them. Keys that share a prefix
+# are neighbours in every encoding; the next key, which an upper bound in text could not name, ends the listing.
+_PAGE: Final = (
+    "SELECT s.{key},"
+    " CASE WHEN :values AND substr(s.{key}, 1, length(:prefix)) = :prefix THEN s.{value} ELSE '' END, {deadline}"
+    " FROM {table} AS s WHERE {live} AND s.{key} "
+)
+FIRST_PAGE: Final = _PAGE + ">= :start ORDER BY s.{key} LIMIT :size"
+NEXT_PAGE: Final = _PAGE + "> :start ORDER BY s.{key} LIMIT :size"
+
+# The condition is part of the statement that writes, and SQLite has one writer at a time: that makes it atomic.
+# Only ANY and ABSENT insert: an upsert for PRESENT or a version would bring back what somebody has deleted.
+WRITE: Final = "INSERT INTO {table} AS s ({columns}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {changes}"
+WRITE_ABSENT: Final = WRITE + " WHERE NOT ({live})"
+WRITE_PRESENT: Final = "UPDATE {table} AS s SET {changes} WHERE s.{key} = :key AND {live}"
+WRITE_VERSION: Final = WRITE_PRESENT + " AND s.{value} = :version"
+TOUCH: Final = "UPDATE {table} AS s SET {renewal} WHERE s.{key} = :key AND {live}"
+DELETE: Final = "DELETE FROM {table} AS s WHERE s.{key} = :key AND {live}"
+DELETE_VERSION: Final = DELETE + " AND s.{value} = :version"
+DELETE_MANY: Final = "DELETE FROM {table} AS s WHERE {live} AND s.{key} IN (SELECT value FROM json_each(:keys))"
+# In portions, so that other writers get their turn.
+PURGE: Final = "DELETE FROM {table} AS s WHERE s.{key} IN (SELECT t.{key} FROM {table} AS t WHERE {dead} LIMIT 500)"
+
+_STATEMENTS: Final = (
+    *(READ, HAS, READ_MANY, FIRST_PAGE, NEXT_PAGE),
+    *(WRITE, WRITE_ABSENT, WRITE_PRESENT, WRITE_VERSION, TOUCH, DELETE, DELETE_VERSION, DELETE_MANY, PURGE),
+)
+_WRITES: Final = {ANY: WRITE, ABSENT: WRITE_ABSENT, PRESENT: WRITE_PRESENT}
+_WITH_EXPIRES: Final = {
+    "live": "s.{value} IS NOT NULL AND (s.{expires} IS NULL OR s.{expires} > :now)",
+    "dead": "t.{expires} <= :now",
+    "deadline": "s.{expires}",
+    "columns": "{key}, {value}, {expires}",
+    "values": ":key, :value, :expires",
+    "changes": "{value} = :value, {expires} = :expires",
+    "renewal": "{expires} = :expires",
+}
+_WITHOUT_EXPIRES: Final = {
+    "live": "s.{value} IS NOT NULL",
+    "dead": "0",
+    "deadline": "NULL",
+    "columns": "{key}, {value}",
+    "values": ":key, :value",
+    "changes": "{value} = :value",
+    "renewal": "{value} = s.{value}",
+}
+
+_NUMBER: Final = re.compile(r"[ \t\n\r]*-?(?:0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?[ \t\n\r]*")
+_INT64: Final = range(-(2**63), 2**63)
+
+
+class Table:
+    """
+    A table as it was asked for, and after `inspect` as it is.
+
+    Its methods run on the connection's thread; ``now`` is in seconds since 1970.
+
+    Attributes:
+        name: Its name.
+        has_expires: Whether there is a column for deadlines.
+        whole_seconds: Whether that column holds whole seconds, as GramIO's does.
+    """
+
+    def __init__(self, table: str, key: str, value: str, expires: str | None) -> None:
+        self.name = table
+        self._columns = [key, value]
+        self._expires = expires
+        self._names = {
+            "table": _quote(table),
+            "key": _quote(key),
+            "value": _quote(value),
+            "expires": _quote(expires or "expires_at"),
+            "index": _quote(f"{table}_{expires}"),
+            "expires_type": f", {_quote(expires)} REAL" if expires is not None else "",
+        }
+        self.whole_seconds = False
+        self._numeric = False
+        self._use_expires(expires is not None)
+
+    def _use_expires(self, has_expires: bool) -> None:
+        self.has_expires = has_expires
+        fragments = _WITH_EXPIRES if has_expires else _WITHOUT_EXPIRES
+        names = self._names | {name: text.format_map(self._names) for name, text in fragments.items()}
+        self._sql = {statement: statement.format_map(names) for statement in _STATEMENTS}
+
+    def ddl(self) -> list[str]:
+        """Return the statements that create the table and its index."""
+        statements = [_CREATE_TABLE] if self._expires is None else [_CREATE_TABLE, _CREATE_INDEX]
+        return [statement.format_map(self._names) for statement in statements]
+
+    def inspect(self, cursor: sqlite3.Cursor) -> bool:
+        """
+        Look at the table's columns, and return whether there is such a table.
+
+        Raises:
+            SchemaError: The table has no column for keys or documents.
+        """
+        types: dict[str, str] = dict(cursor.execute(_COLUMNS, (self.name,)).fetchall())
+        if not types:
+            return False
+        # SQLite's names know no case in ASCII.
+        types = {name.lower(): declared for name, declared in types.items()}
+        for column in self._columns:
+            if column.lower() not in types:
+                raise SchemaError(
+                    f"the table {self.name!r} has no column {column!r} but {', '.join(map(repr, types))}:"
+                    " name its columns in key_column and value_column, or choose another table"
+                )
+        expires = types.get((self._expires or "").lower())
+        self._use_expires(self._expires is not None and expires is not None)
+        self.whole_seconds = "INT" in (expires or "")
+        self._numeric = _is_numeric(types[self._columns[1].lower()])
+        return True
+
+    def read(self, cursor: sqlite3.Cursor, now: float, key: str) -> Record | None:
+        """Return what is stored under ``key``."""
+        row = self._execute(cursor, READ, now, key=key).fetchone()
+        if row is None:
+            return None
+        value, expires = row
+        return self._record(value, expires, now)
+
+    def has(self, cursor: sqlite3.Cursor, now: float, key: str) -> bool:
+        """Return whether anything is stored under ``key``."""
+        return bool(self._execute(cursor, HAS, now, key=key).fetchall())
+
+    def read_many(self, cursor: sqlite3.Cursor, now: float, keys: Sequence[str]) -> dict[str, Record]:
+        """Return what is stored under ``keys``."""
+        rows = self._execute(cursor, READ_MANY, now, keys=json.dumps(keys)).fetchall()
+        return {self._text(key): self._record(value, expires, now) for key, value, expires in rows}
+
+    def read_page(
+        self, cursor: sqlite3.Cursor, now: float, prefix: str, after: str | None, size: int, *, values: bool
+    ) -> list[tuple[str, Record]]:
+        """Return up to ``size`` entries beyond ``after``: those with ``prefix``, then others, without documents."""
+        statement, start = (FIRST_PAGE, prefix) if after is None else (NEXT_PAGE, after)
+        rows = self._execute(cursor, statement, now, prefix=prefix, start=start, size=size, values=values).fetchall()
+        return [(self._text(key), self._record(value, expires, now)) for key, value, expires in rows]
+
+    def apply(self, cursor: sqlite3.Cursor, now: float, write: Write) -> bool:
+        """Write or delete if the match holds, and return whether a row was written or deleted."""
+        values: dict[str, object] = {"key": write.key}
+        if not isinstance(write.match, Condition):
+            values["version"] = self._bind(write.match)
+        if write.value is None:
+            # Under ABSENT there is nothing to delete.
+            return (
+                write.match is not ABSENT
+                and self._execute(
+                    cursor, DELETE if isinstance(write.match, Condition) else DELETE_VERSION, now, **values
+                ).rowcount
+                > 0
+            )
+        values |= {"value": self._bind(write.value), "expires": self._deadline(now, write.ttl)}
+        statement = _WRITES[write.match] if isinstance(write.match, Condition) else WRITE_VERSION
+        return self._execute(cursor, statement, now, **values).rowcount > 0
+
+    def touch(self, cursor: sqlite3.Cursor, now: float, key: str, ttl: float | None) -> bool:
+        """Give what is stored under ``key`` a new TTL, and return whether there was anything."""
+        return self._execute(cursor, TOUCH, now, key=key, expires=self._deadline(now, ttl)).rowcount > 0
+
+    def delete_many(self, cursor: sqlite3.Cursor, now: float, keys: Sequence[str]) -> int:
+        """Delete what is stored under ``keys``, and return how many there were."""
+        return self._execute(cursor, DELETE_MANY, now, keys=json.dumps(keys)).rowcount
+
+    def purge(self, cursor: sqlite3.Cursor, now: float) -> int:
+        """Delete some expired rows, and return how many; none if there are no more."""
+        return self._execute(cursor, PURGE, now).rowcount
+
+    def _execute(self, cursor: sqlite3.Cursor, statement: str, now: float, **values: object) -> sqlite3.Cursor:
+        return cursor.execute(self._sql[statement], values | {"now": now})
+
+    def _record(self, value: object, expires: float | None, now: float) -> Record:
+        text = self._text(value)
+        return Record(text, Version(text), None if expires is None else expires - now)
+
+    def _deadline(self, now: float, ttl: float | None) -> float | None:
+        """
+        Return when something ends that has ``ttl`` seconds left.
+
+        Raises:
+            SchemaError: There is no column to keep it in.
+        """
+        if ttl is None:
+            return None
+        if not self.has_expires:
+            raise SchemaError(
+                f"the table {self.name!r} has no column for a TTL: run {_ADD_EXPIRES.format_map(self._names)};"
+                f" and open the storage again with expires_column={self._expires or 'expires_at'!r}"
+            )
+        return math.ceil(now + ttl) if self.whole_seconds else now + ttl
+
+    def _bind(self, document: str) -> str | int | float:
+        """
+        Return what to store, or to compare with, for a document.
+
+        A column of no text type, such as GramIO's JSONB, turns text that is a number into a number, whatever surrounds
+        it. Python turns it into the nearest number, SQLite not always: then a comparison would fail for ever.
+
+        Raises:
+            UnsupportedError: The column would change the number.
+        """
+        if not self._numeric or (number := _NUMBER.fullmatch(document)) is None:
+            return document
+        nearest = float(document)
+        whole = int(document) if number[1] is None and number[2] is None and math.isfinite(nearest) else None
+        if whole is not None and whole in _INT64:
+            return whole
+        if math.isinf(nearest) or (whole is not None and whole != nearest):
+            raise UnsupportedError(
+                f"the value column of {self.name!r} is of no text type, and SQLite would change this number in it:"
+                " put it into an object or a list, or give the column the type TEXT"
+            )
+        return nearest
+
+    def _text(self, stored: object) -> str:
+        """
+        Return the text for what was read from a column.
+
+        Raises:
+            SchemaError: It is no text.
+        """
+        if isinstance(stored, str):
+            return stored
+        if isinstance(stored, int):
+            return str(stored)
+        if isinstance(stored, float):
+            # As JavaScript writes it: as an integer where it is one.
+            return str(int(stored)) if stored.is_integer() and abs(stored) < 1e21 else json.dumps(stored)
+        raise SchemaError(
+            f"the table {self.name!r} holds a {type(stored).__name__} where text belongs:"
+            " convert it with CAST(… AS TEXT), or choose another table"
+        )
+
+
+def _quote(name: str) -> str:
+    if not name or "\0" in name:
+        raise ConfigurationError(f"a table or column needs a name without NUL, not {name!r}")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _is_numeric(declared: str) -> bool:
+    """Whether a column of this type takes text for numbers: https://sqlite.org/datatype3.html, section 3.1."""
+    if "INT" in declared:
+        return True
+    return declared != "" and not any(part in declared for part in ("CHAR", "CLOB", "TEXT", "BLOB"))
