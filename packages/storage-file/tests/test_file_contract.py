@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from bot_session.testing import StorageContract
+
 from bot_session_storage_file import FileStorage
 
 if TYPE_CHECKING:

@@ -1,6 +1,5 @@
 """Locks that hold between threads and between processes: lock files, which are never deleted."""
 
-# ruff: noqa: PTH - paths are text here, cut and joined on the way of every operation
 from __future__ import annotations
 
 import asyncio
