@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 __all__ = ["Opening", "Sessions", "SessionsOptions"]
 
 T = TypeVar("T")
-S = TypeVar("S", bound=Session[Any])
+S_co = TypeVar("S_co", bound=Session[Any], covariant=True)
 
 ControlFlow = tuple[type[BaseException], ...]
 
 
-class Opening(Generic[S]):
+class Opening(Generic[S_co]):
     """An asynchronous context manager that gives a session: what `Sessions.open` returns."""
 
     __slots__ = ("_context", "_key", "_kind", "_passthrough", "_session", "_sessions")
 
     def __init__(
-        self, kind: type[S], sessions: Sessions[Any], key: str, context: object, passthrough: ControlFlow
+        self, kind: type[S_co], sessions: Sessions[Any], key: str, context: object, passthrough: ControlFlow
     ) -> None:
         self._kind = kind
         self._sessions = sessions
@@ -63,7 +63,7 @@ class Opening(Generic[S]):
         self._context = context
         self._passthrough = passthrough
 
-    async def __aenter__(self) -> S:
+    async def __aenter__(self) -> S_co:
         sessions = self._sessions
         session = sessions.desk.mine(sessions, self._key)
         if session is None:
@@ -76,7 +76,7 @@ class Opening(Generic[S]):
         except BaseException:
             await self._leave(save=False)
             raise
-        return cast("S", session)
+        return cast("S_co", session)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

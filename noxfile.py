@@ -1,0 +1,75 @@
+"""
+What there is to do in this repository, one session each: `nox --list` lists them, `nox -s NAME` runs one.
+
+Folders under packages/ are found, not listed: a new adapter is installed, tested, typed and built by being there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "types", "tests"]
+
+ROOT = Path(__file__).parent
+PACKAGES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("packages/*/pyproject.toml"))
+SOURCES = [Path("core/src"), *(package / "src" for package in PACKAGES)]
+GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
+
+
+def install(session: nox.Session, *groups: str, extras: str = "") -> None:
+    """Install core and all packages, editable, and groups of third-party tools, as pinned in constraints.txt."""
+    session.log("installing (the first time takes a minute)")
+    ours = [argument for package in PACKAGES for argument in ("-e", f"./{package}")]
+    tools = [tool for group in groups for tool in GROUPS[group]]
+    session.install("--quiet", "-c", "constraints.txt", "-e", f"./core{extras}", *ours, *tools)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """Chat with a bot in the terminal, stop it, start it again: it remembers."""
+    install(session, "demo", extras="[aiogram]")
+    session.run("python", "examples/pizza_aiogram.py", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run every test: the contract on every storage with a real server, the examples, the docs."""
+    install(session, "tests", "demo", extras="[aiogram,testing]")
+    arguments = session.posargs or ["-n", "auto"]
+    session.run("python", "-m", "pytest", *arguments)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format; `nox -s lint -- fix` mends what can be mended."""
+    session.install("--quiet", "-c", "constraints.txt", *GROUPS["lint"])
+    fix = "fix" in session.posargs
+    session.run("ruff", "check", *(["--fix"] if fix else []), ".")
+    session.run("ruff", "format", *([] if fix else ["--check"]), ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy (strict) and pyright, and what bot authors see of them in typing_tests/."""
+    install(session, "tests", "demo", "types", extras="[aiogram,testing]")
+    session.run("mypy", *map(str, SOURCES), "typing_tests", "examples")
+    session.run("pyright", *map(str, SOURCES), "typing_tests")
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every distribution, and install each wheel alone into a clean environment."""
+    install(session, "tests", extras="[testing]")
+    session.run("python", "-m", "pytest", "-v", "tests/test_wheels.py", *session.posargs)
+
+
+if __name__ == "__main__":
+    os.chdir(ROOT)
+    sys.exit(nox.main())
