@@ -40,9 +40,9 @@ class Stored(NamedTuple):
 
     def agrees(self, record: Record) -> bool:
         """Say whether a storage read the same."""
-        # Time passes while the machine runs, but not that much.
+        # Time passes while the machine runs, but not that much; and whole seconds are rounded up.
         same_ttl = (
-            record.ttl is None if self.ttl is None else record.ttl is not None and 0 <= self.ttl - record.ttl < 120
+            record.ttl is None if self.ttl is None else record.ttl is not None and -1 <= self.ttl - record.ttl < 120
         )
         return (self.value, self.version) == (record.value, record.version) and same_ttl
 
