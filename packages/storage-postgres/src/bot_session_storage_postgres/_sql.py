@@ -1,0 +1,224 @@
+"""The statements, and the table that they are made for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from bot_session.errors import SchemaError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+__all__ = ["INSPECT", "LOCK_SETUP", "Kind", "Statements", "Table"]
+
+Kind: TypeAlias = Literal["upsert", "insert", "update", "delete", "remove", "refuse"]
+"""A write under ANY, under ABSENT, under PRESENT or a version; then the same for a delete."""
+
+# ---------------------------------------------------------------------- set-up
+
+# CREATE … IF NOT EXISTS fails when several workers run it at once, so they take turns. The lock belongs to the
+# transaction, not to the session: behind PgBouncer the next statement may run in another session.
+LOCK_SETUP = "SELECT pg_advisory_xact_lock(7093844871337145193)"
+
+CREATE_TABLE = (
+    'CREATE TABLE IF NOT EXISTS {table} ({key} varchar COLLATE "C" PRIMARY KEY, {value} text, {expires} timestamptz)'
+)
+CREATE_EXPIRY_INDEX = "CREATE INDEX ON {table} ({expires}) WHERE {expires} IS NOT NULL"
+ADD_EXPIRY = "ALTER TABLE {table} ADD COLUMN {expires} timestamptz"
+ADD_UNIQUE = "CREATE UNIQUE INDEX ON {table} ({key})"
+
+# One row for each column of the table; none if there is no table. `room` is what varchar(n) holds.
+INSPECT = """
+SELECT a.attname AS name, t.typname AS type, a.atttypmod - 4 AS room, n.nspname AS schema,
+       coalesce(o.collisdeterministic, true) AS exact,
+       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
+               AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS alone_unique
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
+     JOIN pg_type t ON t.oid = a.atttypid
+     LEFT JOIN pg_collation o ON o.oid = a.attcollation
+WHERE c.oid = to_regclass($1)"""
+
+# ---------------------------------------------------------------------- statements
+
+# Where a writing statement takes its operations from: its own parameters, or arrays with a row for each.
+ONE_OPERATION = "(SELECT $1::text AS key, $2::text AS value, $3::float8 AS ttl, $4::text AS version) AS op"
+MANY_OPERATIONS = "unnest($1::text[], $2::text[], $3::float8[], $4::text[]) AS op(key, value, ttl, version)"
+
+READ = "SELECT {text}, {left} FROM {table} AS t WHERE t.{key} = $1 AND {live}"
+READ_MANY = "SELECT t.{key}, {text}, {left} FROM {table} AS t WHERE t.{key} = ANY($1::text[]) AND {live}"
+# The next page after a key, in the order of the key's own collation, which is that of the unique index.
+READ_PAGE = """
+SELECT t.{key}, {text}, {left} FROM {table} AS t
+WHERE starts_with(t.{key}, $1) AND t.{key} {after} $2 AND {live} ORDER BY t.{key} LIMIT $3"""
+READ_PAGE_KEYS = READ_PAGE.replace("{text}, {left}", "NULL, NULL")
+
+# Every writing statement returns (key, whether something lived under it, version) for each operation whose match held.
+# Each compares and changes in one step: PostgreSQL locks a row, looks at its newest version, and only then changes it.
+UPSERT = """
+INSERT INTO {table} AS t ({columns}) SELECT {row} FROM {operations} ORDER BY op.key COLLATE "C"
+ON CONFLICT ({key}) DO UPDATE SET {changes} {condition} RETURNING t.{key}, true, {version}"""
+# Never an upsert where something must exist: with no row left, that would bring back what was deleted.
+UPDATE = """
+UPDATE {table} AS t SET {assignments} FROM {operations}
+WHERE t.{key} = op.key AND {condition} RETURNING t.{key}, true, {version}"""
+DELETE = """
+DELETE FROM {table} AS t USING {operations}
+WHERE t.{key} = op.key AND {condition} RETURNING t.{key}, {live}, NULL::text"""
+REFUSE = "SELECT t.{key}, true, NULL::text FROM {table} AS t JOIN {operations} ON t.{key} = op.key WHERE {live}"
+
+# A batch of every kind as one statement, hence as one transaction in one round trip. Its keys are distinct, so that no
+# part needs to see what another one did. The rows are locked in the order of their keys before anything is changed,
+# so that two batches wait for each other instead of ending in a deadlock: `op` yields nothing until that is done.
+WRITE_MANY = """
+WITH locked AS (SELECT FROM {table} AS t WHERE t.{key} = ANY($1::text[]) ORDER BY t.{key} COLLATE "C"
+                FOR NO KEY UPDATE),
+     op AS (SELECT * FROM unnest($1::text[], $2::text[], $3::float8[], $4::text[], $5::text[])
+                     AS op(key, value, ttl, version, kind), (SELECT count(*) FROM locked) AS all_locked),
+     {parts}
+{results}"""
+WRITING: Mapping[Kind, tuple[str, str]] = {
+    "upsert": (UPSERT, ""),
+    "insert": (UPSERT, "WHERE {expired}"),
+    "update": (UPDATE, "{live} AND {unchanged}"),
+    "delete": (DELETE, "true"),
+    "remove": (DELETE, "{live} AND {unchanged}"),
+    "refuse": (REFUSE, ""),
+}
+
+TOUCH = "UPDATE {table} AS t SET {expires} = {deadline} WHERE t.{key} = $1 AND {live} RETURNING true"
+PURGE = """
+WITH dead AS (SELECT t.{key} FROM {table} AS t WHERE {expired} LIMIT $1 FOR UPDATE SKIP LOCKED)
+DELETE FROM {table} AS t USING dead WHERE t.{key} = dead.{key} RETURNING true"""
+
+
+def quoted(name: str) -> str:
+    """Return an identifier as SQL takes it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@dataclass(frozen=True)
+class Table:
+    """
+    Which table, and what is known of it.
+
+    Attributes:
+        name: Its name.
+        schema: The schema it is in; None until it was looked up, if none was asked for.
+        key: The column of the keys.
+        value: The column of the documents.
+        expires: The column of the expiry times.
+        type: The type of the documents' column.
+        key_room: How many characters a key may have; None if there is no such limit.
+        value_room: How many characters a document may have; None if there is no such limit.
+        has_expiry: Whether there is a column for expiry times.
+    """
+
+    name: str
+    schema: str | None
+    key: str
+    value: str
+    expires: str
+    type: str = "text"
+    key_room: int | None = None
+    value_room: int | None = None
+    has_expiry: bool = True
+
+    def __str__(self) -> str:
+        return ".".join(quoted(part) for part in (self.schema, self.name) if part is not None)
+
+    def ddl(self) -> list[str]:
+        """Return the statements that create it."""
+        return [self.sql(CREATE_TABLE), self.sql(CREATE_EXPIRY_INDEX)]
+
+    def inspected(self, rows: Sequence[Any]) -> Table:
+        """
+        Return what `INSPECT` found.
+
+        Raises:
+            SchemaError: Sessions cannot be kept in this table.
+        """
+        columns = {row["name"]: row for row in rows}
+        for name in (self.key, self.value):
+            if name not in columns:
+                raise SchemaError(f"the table {self} has no column {quoted(name)}")
+        key, value, expires = columns[self.key], columns[self.value], columns.get(self.expires)
+        if key["type"] not in {"varchar", "text"} or not key["exact"]:
+            raise SchemaError(f"{quoted(self.key)} must be varchar or text, so that different keys stay different")
+        if value["type"] not in {"varchar", "text", "json", "jsonb"}:
+            raise SchemaError(f"{quoted(self.value)} must be text, varchar, json or jsonb, not {value['type']}")
+        if expires is not None and expires["type"] != "timestamptz":
+            raise SchemaError(f"{quoted(self.expires)} must be timestamptz, not {expires['type']}")
+        if not key["alone_unique"]:
+            raise SchemaError(f"keys could be there twice; run: {self.sql(ADD_UNIQUE)}")
+        return Table(
+            self.name,
+            key["schema"],
+            self.key,
+            self.value,
+            self.expires,
+            type=value["type"],
+            key_room=key["room"] if key["type"] == "varchar" and key["room"] > 0 else None,
+            value_room=value["room"] if value["type"] == "varchar" and value["room"] > 0 else None,
+            has_expiry=expires is not None,
+        )
+
+    def sql(self, template: str, **more: str) -> str:
+        """Fill a statement in."""
+        key, value, expires = quoted(self.key), quoted(self.value), quoted(self.expires)
+        columns = [key, value, expires] if self.has_expiry else [key, value]
+        # SQL's NULL is what other programs may have stored for JSON's.
+        text = f"coalesce(t.{value}::text, 'null')"
+        cast = f"::{self.type}" if self.type in {"json", "jsonb"} else ""
+        row = ["op.key", f"op.value{cast}", "statement_timestamp() + make_interval(secs => op.ttl)"]
+        dead = f"t.{expires} <= statement_timestamp()"
+        return template.format(
+            **more,
+            table=self,
+            key=key,
+            value=value,
+            expires=expires,
+            columns=", ".join(columns),
+            row=", ".join(row[: len(columns)]),
+            assignments=", ".join(f"{column} = {new}" for column, new in zip(columns[1:], row[1:], strict=False)),
+            changes=", ".join(f"{column} = EXCLUDED.{column}" for column in columns[1:]),
+            text=text,
+            # jsonb spells documents its own way.
+            version=text if self.type == "jsonb" else "NULL::text",
+            unchanged=f"(op.version IS NULL OR {text} = op.version{cast and cast + '::text'})",
+            left=f"extract(epoch FROM nullif(t.{expires}, 'infinity') - statement_timestamp())::float8"
+            if self.has_expiry
+            else "NULL::float8",
+            live=f"({dead}) IS NOT TRUE" if self.has_expiry else "true",
+            expired=dead if self.has_expiry else "false",
+            deadline="statement_timestamp() + make_interval(secs => $2::float8)",
+        )
+
+
+class Statements:
+    """Every statement, made for one table."""
+
+    def __init__(self, table: Table) -> None:
+        self.read = table.sql(READ)
+        self.read_many = table.sql(READ_MANY)
+        # The empty text comes before all others in every collation, and is a key itself.
+        self.pages = table.sql(READ_PAGE, after=">="), table.sql(READ_PAGE, after=">")
+        self.key_pages = table.sql(READ_PAGE_KEYS, after=">="), table.sql(READ_PAGE_KEYS, after=">")
+        self.write: Mapping[Kind, str] = {kind: _writing(table, kind, ONE_OPERATION) for kind in WRITING}
+        self.upsert_many = _writing(table, "upsert", MANY_OPERATIONS)
+        self.write_many = _write_many(table)
+        self.touch = table.sql(TOUCH)
+        self.purge = table.sql(PURGE)
+
+
+def _writing(table: Table, kind: Kind, operations: str) -> str:
+    template, condition = WRITING[kind]
+    return table.sql(template, operations=operations, condition=table.sql(condition))
+
+
+def _write_many(table: Table) -> str:
+    operations = "(SELECT * FROM op WHERE kind = '{}') AS op"
+    parts = (f'"{kind}" AS ({_writing(table, kind, operations.format(kind))})' for kind in WRITING)
+    results = (f'SELECT * FROM "{kind}"' for kind in WRITING)  # noqa: S608 - names of ours
+    return table.sql(WRITE_MANY, parts=",\n     ".join(parts), results="\nUNION ALL ".join(results))

@@ -1,0 +1,436 @@
+"""Sessions in PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from weakref import WeakValueDictionary
+
+import asyncpg  # type: ignore[import-untyped]
+from bot_session.errors import ConfigurationError, ConflictError, InvalidKeyError, SchemaError, ValueTooLargeError
+from bot_session.storage import (
+    ABSENT,
+    ANY,
+    Capabilities,
+    Condition,
+    Match,
+    Record,
+    Storage,
+    Version,
+    Write,
+    WriteResult,
+    distinct_rounds,
+)
+
+from ._errors import DRIVER_ERRORS, mapped
+from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Kind, Statements, Table
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from typing import Self
+
+__all__ = ["PostgresStorage"]
+
+T = TypeVar("T")
+
+_ATTEMPTS = 5
+"""How often to run what the server rolled back in favour of somebody else."""
+_PURGED_AT_ONCE = 1_000
+"""Rows that one statement of `PostgresStorage.purge` deletes: locks are held for a moment only."""
+
+
+class PostgresStorage(Storage):
+    """
+    Keeps documents in a table of PostgreSQL 12 or later, through asyncpg.
+
+    Args:
+        database: Its URL, as asyncpg takes it; or an `asyncpg.Pool`, or an `asyncpg.Connection`, which stay open. A
+            connection serves one task at a time. If it is inside a transaction, so is all that the storage does.
+        table: The table. A dot separates the schema from it, unless ``schema`` is given.
+        schema: The schema of the table. By default the server looks it up in its search path.
+        key_column: The column of the keys.
+        value_column: The column of the documents: text, varchar, json or jsonb.
+        expires_column: The column of the expiry times. A table without it works until a TTL is asked for.
+        create: Whether to create the table if it is missing.
+        timeout: Seconds after which an operation is given up, with the wait for a connection.
+        pool_size: How many connections to open at most; for a URL.
+        statement_cache: Whether to keep prepared statements, which a pooler such as PgBouncer does not allow. By
+            default they are kept unless there is a pooler; for a URL.
+    """
+
+    # The longest key that fits into an entry of the index; the longest document that fits into jsonb.
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        shared=True,
+        durable=True,
+        native_expiry=False,
+        ttl_resolution=1e-6,
+        atomic_batches=True,
+        max_key_bytes=2_692,
+        max_value_bytes=2**28 - 1,
+    )
+    driver_query: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        database: str | asyncpg.Pool | asyncpg.Connection,
+        *,
+        table: str = "sessions",
+        schema: str | None = None,
+        key_column: str = "key",
+        value_column: str = "value",
+        expires_column: str = "expires_at",
+        create: bool = True,
+        timeout: float = 5.0,
+        pool_size: int = 10,
+        statement_cache: bool | None = None,
+    ) -> None:
+        if schema is None and "." in table:
+            schema, _, table = table.partition(".")
+        for name in (table, schema, key_column, value_column, expires_column):
+            if name is not None and (not 0 < len(name.encode()) < 64 or "\0" in name):
+                raise ConfigurationError(f"PostgreSQL takes names of 1 to 63 bytes, not {name!r}")
+        if timeout <= 0 or pool_size < 1:
+            raise ConfigurationError("timeout and pool_size must be more than 0")
+        self._table = Table(table, schema, key_column, value_column, expires_column)
+        self._database = database
+        self._create = create
+        self._timeout = timeout
+        self._pool_size = pool_size
+        self._statement_cache = statement_cache
+        self._pool: Any = None
+        self._sql = Statements(self._table)
+        self._found = self._table
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        table: str = "sessions",
+        schema: str | None = None,
+        key_column: str = "key",
+        value_column: str = "value",
+        expires_column: str = "expires_at",
+        create: bool = True,
+        timeout: float = 5.0,
+        pool_size: int = 10,
+        statement_cache: bool | None = None,
+    ) -> Self:
+        """Make one from ``postgresql://user:password@host:port/database``; asyncpg takes the rest of the query."""
+        return cls(
+            url,
+            table=table,
+            schema=schema,
+            key_column=key_column,
+            value_column=value_column,
+            expires_column=expires_column,
+            create=create,
+            timeout=timeout,
+            pool_size=pool_size,
+            statement_cache=statement_cache,
+        )
+
+    # ------------------------------------------------------------------ reading
+
+    async def read(self, key: str) -> Record | None:
+        if self._state != "open":
+            await self._ready("read", key)
+        self._validate("read", key)
+        rows = await self._fetch("read", key, self._sql.read, key)
+        return _record(*rows[0]) if rows else None
+
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        if self._state != "open":
+            await self._ready("read_many")
+        for key in keys:
+            self._validate("read_many", key)
+        if not keys:
+            return {}
+        rows = await self._fetch("read_many", None, self._sql.read_many, list(dict.fromkeys(keys)))
+        return {key: _record(value, left) for key, value, left in rows}
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        async for key, _, _ in self._rows("read_all_keys", prefix, batch_size):
+            yield key
+
+    async def read_all_entries(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[tuple[str, Record]]:
+        async for key, value, left in self._rows("read_all_entries", prefix, batch_size):
+            yield key, _record(value, left)
+
+    async def _rows(self, operation: str, prefix: str, batch_size: int) -> AsyncIterator[Any]:
+        """Stream (key, document, seconds left) page by page; no transaction stays open in between."""
+        if self._state != "open":
+            await self._ready(operation)
+        self._validate_listing(operation, prefix, batch_size)
+        first, following = self._sql.key_pages if operation == "read_all_keys" else self._sql.pages
+        page = await self._fetch(operation, None, first, prefix, "", batch_size)
+        while page:
+            for row in page:
+                yield row
+            if len(page) < batch_size:
+                return
+            if self._state != "open":
+                await self._ready(operation)
+            page = await self._fetch(operation, None, following, prefix, page[-1][0], batch_size)
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if self._state != "open":
+            await self._ready("write", key)
+        self._validate("write", key, value, ttl)
+        result = await self._write("write", Write(key, value, ttl, match))
+        if isinstance(result, ConflictError):
+            raise result
+        return Version(value) if isinstance(result, bool) else result
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        if self._state != "open":
+            await self._ready("delete", key)
+        self._validate("delete", key)
+        result = await self._write("delete", Write(key, None, None, match))
+        if isinstance(result, ConflictError):
+            raise result
+        return result is True
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        if self._state != "open":
+            await self._ready("touch", key)
+        self._validate("touch", key, ttl=ttl)
+        if not self._found.has_expiry:
+            return await self.has(key)
+        return bool(await self._fetch("touch", key, self._sql.touch, key, _seconds(ttl)))
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        if self._state != "open":
+            await self._ready("write_many")
+        self._validate_writes("write_many", writes)
+        rounds = list(distinct_rounds(writes))
+        results: dict[int, WriteResult] = {}
+
+        async def run(connection: Any) -> None:
+            for operations in rounds:
+                batch = [write for _, write in operations]
+                rows = await connection.fetch(*self._batch(batch))
+                found = {row[0]: row for row in rows}
+                for position, write in operations:
+                    results[position] = self._result("write_many", write, found.get(write.key))
+
+        async def run_all(connection: Any) -> None:
+            if len(rounds) == 1:  # one statement is a transaction of its own
+                await run(connection)
+            else:
+                async with connection.transaction():
+                    await run(connection)
+
+        if rounds:
+            await self._run("write_many", None, run_all)
+        return [results[position] for position in range(len(writes))]
+
+    async def purge(self) -> int:
+        if self._state != "open":
+            await self._ready("purge")
+        total, purged = 0, _PURGED_AT_ONCE
+        while purged == _PURGED_AT_ONCE and self._found.has_expiry:
+            purged = len(await self._fetch("purge", None, self._sql.purge, _PURGED_AT_ONCE))
+            total += purged
+        return total
+
+    async def _write(self, operation: str, write: Write) -> WriteResult:
+        arguments = (write.key, write.value, _seconds(write.ttl), _version(write.match))
+        rows = await self._fetch(operation, write.key, self._sql.write[_kind(write)], *arguments)
+        return self._result(operation, write, rows[0] if rows else None)
+
+    def _batch(self, writes: Sequence[Write]) -> tuple[Any, ...]:
+        """Return the statement for writes to distinct keys, and its arguments."""
+        kinds = [_kind(write) for write in writes]
+        columns: tuple[list[Any], ...] = (
+            [write.key for write in writes],
+            [write.value for write in writes],
+            [_seconds(write.ttl) for write in writes],
+            [_version(write.match) for write in writes],
+        )
+        if kinds.count("upsert") == len(kinds):
+            return self._sql.upsert_many, *columns
+        return self._sql.write_many, *columns, kinds
+
+    def _result(self, operation: str, write: Write, row: Any) -> WriteResult:
+        """Tell what became of a write from the row that its statement returned for it, None if it returned none."""
+        if write.match is not ANY and (row is None) != (write.value is None and write.match is ABSENT):
+            return self._conflict(operation, write.key, write.match)
+        if write.value is None:
+            return row is not None and bool(row[1])
+        return Version(write.value if row[2] is None else row[2])
+
+    # ------------------------------------------------------------------ life
+
+    async def _open(self) -> None:
+        if isinstance(self._database, str):
+            self._pool = await self._new_pool(self._database)
+        elif isinstance(self._database, asyncpg.Pool):
+            self._pool = self._database
+        else:
+            self._pool = _OneConnection.of(self._database)
+        try:
+            self._found = await self._set_up()
+        except BaseException:
+            await self._close()
+            raise
+        self._sql = Statements(self._found)
+
+    async def _close(self) -> None:
+        if isinstance(self._database, str):
+            # When the time is up, asyncpg cuts the connections off.
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await self._pool.close()
+
+    async def _new_pool(self, url: str) -> Any:
+        options: dict[str, Any] = {"timeout": self._timeout, "command_timeout": self._timeout}
+        without_cache = {**options, "statement_cache_size": 0}
+        try:
+            if self._statement_cache is None:
+                async with asyncio.timeout(self._timeout):
+                    connection = await asyncpg.connect(url, **without_cache)
+                try:
+                    # A pooler makes up the process that it tells its clients.
+                    pooled = connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()")
+                finally:
+                    await connection.close()
+            else:
+                pooled = not self._statement_cache
+            return await asyncpg.create_pool(
+                url, min_size=0, max_size=self._pool_size, reset=_nothing, **(without_cache if pooled else options)
+            )
+        except DRIVER_ERRORS as error:
+            raise mapped(error, "open", None, self) from error
+        except ValueError:
+            # Its text, and that of its cause, may hold a piece of the password.
+            raise ConfigurationError(
+                "this is no URL for PostgreSQL: postgresql://user:password@host/database"
+            ) from None
+
+    async def _set_up(self) -> Table:
+        found = await self._run("open", None, self._inspect)
+        if found is None:
+            if not self._create:
+                raise SchemaError(
+                    f"there is no table {self._table}; run:\n{self.ddl()}", operation="open", storage=self
+                )
+            found = await self._run("open", None, self._create_table)
+        return found
+
+    async def _inspect(self, connection: Any) -> Table | None:
+        rows = await connection.fetch(INSPECT, str(self._table))
+        return self._table.inspected(rows) if rows else None
+
+    async def _create_table(self, connection: Any) -> Table:
+        async with connection.transaction():
+            await connection.fetch(LOCK_SETUP)
+            found = await self._inspect(connection)
+            if found is None:
+                for statement in self._table.ddl():
+                    await connection.execute(statement)
+                rows = await connection.fetch(INSPECT, str(self._table))
+                found = self._table.inspected(rows)
+            return found
+
+    def ddl(self) -> str:
+        return "".join(f"{statement};\n" for statement in self._table.ddl())
+
+    # ------------------------------------------------------------------ the connection
+
+    async def _fetch(self, operation: str, key: str | None, statement: str, *arguments: Any) -> Any:
+        return await self._run(operation, key, lambda connection: connection.fetch(statement, *arguments))
+
+    async def _run(self, operation: str, key: str | None, call: Callable[[Any], Awaitable[T]]) -> T:
+        """Call with a connection, and again if the server rolled it back so that others could go on."""
+        async with self._connected(operation, key) as connection:
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    return await call(connection)
+                except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+                    if connection.is_in_transaction():  # the caller's own, and lost
+                        raise
+            return await call(connection)
+
+    @asynccontextmanager
+    async def _connected(self, operation: str, key: str | None) -> AsyncIterator[Any]:
+        """Lend a connection; what the driver raises becomes an error of ours."""
+        pool, sent = self._pool, False
+        try:
+            async with asyncio.timeout(self._timeout):
+                connection = await pool.acquire()
+                sent = True
+                try:
+                    yield connection
+                finally:
+                    # A query that was given up is cancelled on the server first, and that too ends in time.
+                    await pool.release(connection, timeout=self._timeout)
+        except DRIVER_ERRORS as error:
+            raise mapped(error, operation, key, self, sent=sent) from error
+
+    def _validate(self, operation: str, key: str, value: str | None = None, ttl: float | None = None) -> None:
+        super()._validate(operation, key, value, ttl)
+        found = self._found
+        if found.key_room is not None and len(key) > found.key_room:
+            problem = f"the key has {len(key):,} characters, the column takes {found.key_room:,}"
+            raise InvalidKeyError(problem, operation=operation, key=key, storage=self)
+        if found.value_room is not None and value is not None and len(value) > found.value_room:
+            problem = f"the document has {len(value):,} characters, the column takes {found.value_room:,}"
+            raise ValueTooLargeError(problem, operation=operation, key=key, storage=self)
+        if ttl is not None and not found.has_expiry:
+            problem = f"no column for a TTL; run this and open the storage again: {found.sql(ADD_EXPIRY)}"
+            raise SchemaError(problem, operation=operation, key=key, storage=self)
+
+    def __repr__(self) -> str:
+        return f"<PostgresStorage {self._table}>"
+
+
+class _OneConnection:
+    """One connection in the place of a pool: tasks take turns, since asyncpg serves one at a time."""
+
+    _all: ClassVar[WeakValueDictionary[int, _OneConnection]] = WeakValueDictionary()
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    def of(cls, connection: Any) -> _OneConnection:
+        """Return the one for this connection, so that several storages take turns too."""
+        return cls._all.setdefault(id(connection), cls(connection))
+
+    async def acquire(self) -> Any:
+        await self._turn.acquire()
+        return self._connection
+
+    async def release(self, _: Any, *, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - as a pool has it
+        self._turn.release()
+
+
+async def _nothing(_: Any) -> None:
+    """Reset nothing between two uses of a connection: we leave nothing, and it would cost a round trip each time."""
+
+
+def _record(value: str, left: float | None) -> Record:
+    return Record(value, Version(value), left)
+
+
+def _seconds(ttl: float | None) -> float | None:
+    """Round up to what the server counts in."""
+    return None if ttl is None else math.ceil(ttl * 1e6) / 1e6
+
+
+def _version(match: Match) -> str | None:
+    return None if isinstance(match, Condition) else match
+
+
+def _kind(write: Write) -> Kind:
+    if write.match is ANY:
+        return "delete" if write.value is None else "upsert"
+    if write.match is ABSENT:
+        return "refuse" if write.value is None else "insert"
+    return "remove" if write.value is None else "update"
