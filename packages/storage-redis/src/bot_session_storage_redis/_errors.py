@@ -1,0 +1,71 @@
+"""From redis-py's errors to those of bot-session."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, Final
+
+from bot_session.errors import SchemaError, StorageError, UnavailableError
+from redis.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    NoPermissionError,
+    RedisClusterException,
+    RedisError,
+    ResponseError,
+)
+
+from ._links import NotSentError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["mapped"]
+
+_RIGHTS: Final = (AuthenticationError, AuthorizationError, NoPermissionError)
+
+_REFUSALS: Final = {
+    "BUSY": "runs a script for too long",
+    "CLUSTERDOWN": "misses a part of its cluster",
+    "LOADING": "is still loading its data",
+    "MASTERDOWN": "has lost its master",
+    "MISCONF": "cannot save to its disk and takes no writes",
+    "NOREPLICAS": "has too few replicas and takes no writes",
+    "OOM": "is out of memory",
+    "READONLY": "is a replica, which takes no writes",
+    "TRYAGAIN": "is moving the key to another node",
+}
+"""What a server answers that will not do it now, so nothing was written."""
+
+
+@contextlib.contextmanager
+def mapped(operation: str, key: str | None, storage: object, *, writes: bool) -> Iterator[None]:
+    """Raise redis-py's errors as ours; ``writes`` says whether a broken connection leaves the outcome unknown."""
+    try:
+        yield
+    except (RedisError, RedisClusterException, NotSentError, OSError) as error:
+        cause = (error.__cause__ or error) if isinstance(error, NotSentError) else error
+        about: dict[str, Any] = {"operation": operation, "key": key, "storage": storage}
+        raise _translated(cause, about, unknown=writes and cause is error) from cause
+
+
+def _translated(error: BaseException, about: dict[str, Any], *, unknown: bool) -> StorageError:
+    if isinstance(error, _RIGHTS):
+        return SchemaError(f"Redis refuses the user or what it does: {_first_line(error)}", **about)
+    if isinstance(error, BusyLoadingError):
+        return UnavailableError(f"Redis {_REFUSALS['LOADING']}", **about)
+    if not isinstance(error, ResponseError):
+        return UnavailableError(f"Redis does not answer: {_first_line(error)}", **about, outcome_unknown=unknown)
+    # Before Redis 7 the word stands amid the text if a script ran into it.
+    words = f"{type(error).__name__} {error}".upper().replace("ERROR", "").split()
+    for word, reason in _REFUSALS.items():
+        if word in words:
+            return UnavailableError(f"Redis {reason}", **about)
+    if "WRONGTYPE" in words:
+        return SchemaError("the key holds no string: it belongs to another program", **about)
+    return StorageError(f"Redis refuses: {_first_line(error)}", **about)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0] or type(error).__name__

@@ -1,0 +1,86 @@
+"""What runs on the server. Redis runs a script as a whole before it hears anybody else: that is what makes it atomic."""
+
+from __future__ import annotations
+
+import hashlib
+
+import msgspec
+
+__all__ = ["READ", "TOUCH", "WRITE", "Script"]
+
+
+class Script(msgspec.Struct, frozen=True):
+    """
+    A script, the hash by which the server knows it once it has seen it, and whether it changes anything.
+
+    All keys of a call must be in one slot if the server is part of a cluster.
+    """
+
+    source: str
+    sha: str
+    writes: bool
+
+
+def _script(source: str, *, writes: bool) -> Script:
+    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), writes)
+
+
+READ = _script(
+    """
+local found = {}
+for i, key in ipairs(KEYS) do
+  found[i] = {redis.call('GET', key), redis.call('PTTL', key)}
+end
+return found
+""",
+    writes=False,
+)
+"""Of each key the document, nil if there is none, and the milliseconds it has left, -1 if it lives for ever."""
+
+WRITE = _script(
+    """
+for _, key in ipairs(KEYS) do
+  redis.call('STRLEN', key)
+end
+local results = {}
+for i, key in ipairs(KEYS) do
+  local condition, expected, value, life = ARGV[i * 4 - 3], ARGV[i * 4 - 2], ARGV[i * 4 - 1], ARGV[i * 4]
+  local stored = redis.call('GET', key)
+  if (condition == 'absent' and stored) or (condition == 'present' and not stored)
+      or (condition == 'version' and stored ~= expected) then
+    results[i] = {stored}
+  elseif life == 'delete' then
+    results[i] = redis.call('DEL', key)
+  else
+    if life == 'forever' then
+      redis.call('SET', key, value)
+    else
+      redis.call('SET', key, value, 'PX', life)
+    end
+    results[i] = 1
+  end
+end
+return results
+""",
+    writes=True,
+)
+"""
+Write, delete and compare-and-set of each key, in order; a key may come twice. Each has four arguments: condition,
+expected document, document, and milliseconds to live, ``forever`` or ``delete``. Gives for each 1 or 0 (whether a
+delete found anything), or what is stored, in a list, where the condition does not hold.
+
+STRLEN first: it fails on what is no string, so nothing is written if any key belongs to somebody else.
+"""
+
+TOUCH = _script(
+    """
+redis.call('STRLEN', KEYS[1])
+if ARGV[1] == 'forever' then
+  redis.call('PERSIST', KEYS[1])
+  return redis.call('EXISTS', KEYS[1])
+end
+return redis.call('PEXPIRE', KEYS[1], ARGV[1])
+""",
+    writes=True,
+)
+"""A new time to live; 1 if there was a document, else 0."""

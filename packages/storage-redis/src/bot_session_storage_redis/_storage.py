@@ -1,0 +1,299 @@
+"""Sessions in Redis or Valkey, as grammY and GramIO keep them: a string ``key`` that holds the document."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+from typing import TYPE_CHECKING, Any, ClassVar, Final
+
+from bot_session.errors import ConfigurationError, ConflictError, SchemaError
+from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write
+from redis.asyncio import Redis, RedisCluster
+from redis.exceptions import NoScriptError
+
+from ._clients import Client, Closing, connect
+from ._errors import mapped
+from ._links import Cluster, Link, Single
+from ._scripts import READ, TOUCH, WRITE, Script
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+    from typing import Self
+
+    from bot_session.storage import WriteResult
+
+__all__ = ["RedisStorage"]
+
+_BATCH: Final = 1_000
+"""Keys in one script call: the server hears nobody else meanwhile, and takes a million arguments at most."""
+
+_SPECIAL: Final = re.compile(rb"([\\*?\[\]])")
+"""What means more than itself in a pattern of SCAN."""
+
+
+class RedisStorage(Storage):
+    """
+    Keeps documents as strings in Redis or Valkey: one server, several under Sentinel, or a Cluster.
+
+    Expiry is the server's own, in milliseconds. Keys of other types than string are never touched.
+
+    Args:
+        client: A URL as for `from_url`; or a client of ``redis.asyncio``, which stays open and keeps its own
+            timeouts, with ``decode_responses`` or without.
+        timeout: Seconds to wait for a connection, for each answer, and for a connection to become free.
+        max_connections: How many connections to have at most; in a cluster, to each node. What is more waits.
+        sentinel_username: User name for the sentinels, if they ask for one.
+        sentinel_password: Password for the sentinels, if they ask for one.
+
+    Raises:
+        ConfigurationError: The URL is wrong, or the client is of another kind.
+    """
+
+    capabilities: ClassVar[Capabilities] = Capabilities(
+        shared=True,
+        durable=False,  # as Redis comes, a crash loses what was written since its last snapshot
+        native_expiry=True,
+        ttl_resolution=0.001,
+        atomic_batches=False,  # a cluster cannot
+        max_value_bytes=512 * 1024 * 1024,
+    )
+    driver_query: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        client: str | Client,
+        *,
+        timeout: float = 5.0,
+        max_connections: int = 50,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+    ) -> None:
+        if not timeout > 0 or max_connections < 1:
+            raise ConfigurationError("timeout must be above 0 and max_connections at least 1")
+        self._close_client: Closing | None = None
+        if isinstance(client, str):
+            client, self._close_client = connect(
+                client,
+                timeout=timeout,
+                max_connections=max_connections,
+                sentinel_username=sentinel_username,
+                sentinel_password=sentinel_password,
+            )
+        self._link: Link
+        if isinstance(client, Redis):
+            self._link = Single(client, max_connections, timeout)
+        elif isinstance(client, RedisCluster):
+            self._link = Cluster(client, max_connections, timeout)
+        else:
+            raise ConfigurationError(f"a URL or a client of redis.asyncio is needed, not {type(client).__name__}")
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        timeout: float = 5.0,
+        max_connections: int = 50,
+        sentinel_username: str | None = None,
+        sentinel_password: str | None = None,
+    ) -> Self:
+        """
+        Make one from a URL.
+
+        ``redis://``, ``rediss://`` (TLS), ``valkey://``, ``valkeys://``, ``redis+unix:///path``, ``redis+cluster://``,
+        ``redis+sentinel://host:26379,host:26379/service/db``, and ``rediss+…`` for TLS with the last two. Options in
+        the query that are not below go to redis-py.
+        """
+        return cls(
+            url,
+            timeout=timeout,
+            max_connections=max_connections,
+            sentinel_username=sentinel_username,
+            sentinel_password=sentinel_password,
+        )
+
+    async def read(self, key: str) -> Record | None:
+        if self._state != "open":
+            await self._ready("read", key)
+        self._validate("read", key)
+        [(value, left)] = await self._run(READ, "read", key, [key.encode()])
+        return None if value is None else self._record("read", key, value, left)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if self._state != "open":
+            await self._ready("write", key)
+        self._validate("write", key, value, ttl)
+        await self._change("write", Write(key, value, ttl, match))
+        return Version(value)
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        if self._state != "open":
+            await self._ready("delete", key)
+        self._validate("delete", key)
+        return await self._change("delete", Write(key, None, None, match)) is True
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        if self._state != "open":
+            await self._ready("touch", key)
+        self._validate("touch", key, ttl=ttl)
+        return bool(await self._run(TOUCH, "touch", key, [key.encode()], [_life(ttl)]))
+
+    async def has(self, key: str) -> bool:
+        if self._state != "open":
+            await self._ready("has", key)
+        self._validate("has", key)
+        raw = key.encode()
+        with mapped("has", key, self, writes=False):
+            kind = await self._link.send(raw, "TYPE", raw)
+        if kind not in (b"string", b"none"):
+            raise SchemaError(
+                f"the key holds a {kind.decode()}: it belongs to another program",
+                operation="has",
+                key=key,
+                storage=self,
+            )
+        return bool(kind == b"string")
+
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        if self._state != "open":
+            await self._ready("read_many")
+        distinct = list(dict.fromkeys(keys))
+        for key in distinct:
+            self._validate("read_many", key)
+        answers = await self._run_many(READ, "read_many", [key.encode() for key in distinct], [()] * len(distinct))
+        found = zip(distinct, answers, strict=True)
+        return {key: self._record("read_many", key, *answer) for key, answer in found if answer[0] is not None}
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        if self._state != "open":
+            await self._ready("write_many")
+        self._validate_writes("write_many", writes)
+        keys = [write.key.encode() for write in writes]
+        answers = await self._run_many(WRITE, "write_many", keys, [_arguments(write) for write in writes])
+        return [self._result("write_many", write, answer) for write, answer in zip(writes, answers, strict=True)]
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        if self._state != "open":
+            await self._ready("read_all_keys")
+        self._validate_listing("read_all_keys", prefix, batch_size)
+        pattern = _SPECIAL.sub(rb"\\\1", prefix.encode()) + b"*"
+        seen: set[bytes] = set()  # SCAN gives a key again when the server resizes its table meanwhile
+        with mapped("read_all_keys", None, self, writes=False):
+            masters = await self._link.masters()
+        for master in masters:
+            cursor = 0
+            while True:
+                if self._state != "open":
+                    await self._ready("read_all_keys")
+                with mapped("read_all_keys", None, self, writes=False):
+                    scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "string")
+                    position, page = await self._link.send_to(master, *scan)
+                fresh = [raw for raw in dict.fromkeys(page) if raw not in seen]
+                seen.update(fresh)
+                for raw in fresh:
+                    if (key := _key(raw)) is not None:
+                        yield key
+                cursor = int(position)
+                if cursor == 0:
+                    break
+
+    async def _open(self) -> None:
+        try:
+            with mapped("open", None, self, writes=False):
+                for master in await self._link.masters():
+                    await self._link.send_to(master, "PING")
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _close(self) -> None:
+        if self._close_client is not None:
+            await self._close_client()
+
+    async def _change(self, operation: str, write: Write) -> Version | bool:
+        """Run one write or delete."""
+        [answer] = await self._run(WRITE, operation, write.key, [write.key.encode()], _arguments(write))
+        result = self._result(operation, write, answer)
+        if isinstance(result, ConflictError):
+            raise result
+        return result
+
+    async def _run_many(
+        self, script: Script, operation: str, keys: list[bytes], arguments: Sequence[Sequence[Any]]
+    ) -> list[Any]:
+        """Run a script for many keys, in as few calls as the servers allow, and return the answer for each."""
+        answers: list[Any] = [None] * len(keys)
+
+        async def run(positions: list[int]) -> None:
+            given = [argument for position in positions for argument in arguments[position]]
+            found = await self._run(script, operation, None, [keys[position] for position in positions], given)
+            for position, answer in zip(positions, found, strict=True):
+                answers[position] = answer
+
+        calls = []
+        for group in self._link.together(keys):
+            calls += [run(group[start : start + _BATCH]) for start in range(0, len(group), _BATCH)]
+        # Not a TaskGroup: an error must not cancel the other calls midway, when nobody knows what they did.
+        for failure in await asyncio.gather(*calls, return_exceptions=True):
+            if failure is not None:
+                raise failure
+        return answers
+
+    async def _run(
+        self, script: Script, operation: str, key: str | None, keys: Sequence[bytes], arguments: Sequence[Any] = ()
+    ) -> Any:
+        """Run a script, all of whose keys are in one slot."""
+        with mapped(operation, key, self, writes=script.writes):
+            try:
+                return await self._link.send(keys[0], "EVALSHA", script.sha, len(keys), *keys, *arguments)
+            except NoScriptError:  # the server is new, or was restarted; it has done nothing
+                return await self._link.send(keys[0], "EVAL", script.source, len(keys), *keys, *arguments)
+
+    def _record(self, operation: str, key: str, value: bytes, left: int) -> Record:
+        document = self._text(operation, key, value)
+        # A document in its last millisecond has 0 left, yet lives.
+        return Record(document, Version(document), None if left < 0 else max(left, 1) / 1000)
+
+    def _result(self, operation: str, write: Write, answer: Any) -> WriteResult:
+        if isinstance(answer, list):
+            stored = answer[0]
+            actual = None if stored is None else Version(self._text(operation, write.key, stored))
+            return self._conflict(operation, write.key, write.match, actual)
+        return bool(answer) if write.value is None else Version(write.value)
+
+    def _text(self, operation: str, key: str, value: bytes) -> str:
+        try:
+            return value.decode()
+        except UnicodeDecodeError as error:
+            raise SchemaError(
+                "the key holds no text: it belongs to another program", operation=operation, key=key, storage=self
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._link.name}>"
+
+
+def _arguments(write: Write) -> tuple[bytes, bytes, bytes, bytes | int]:
+    """What `WRITE` is told about one key."""
+    if isinstance(write.match, Condition):
+        condition, expected = write.match.value.encode(), b""
+    else:
+        condition, expected = b"version", write.match.encode()
+    if write.value is None:
+        return condition, expected, b"", b"delete"
+    return condition, expected, write.value.encode(), _life(write.ttl)
+
+
+def _life(ttl: float | None) -> bytes | int:
+    """Milliseconds, rounded up: never a TTL of 0, which Redis refuses or takes for "delete"."""
+    return b"forever" if ttl is None else math.ceil(ttl * 1000)
+
+
+def _key(raw: bytes) -> str | None:
+    """Return a key as text; None if it cannot be one of ours."""
+    try:
+        key = raw.decode()
+    except UnicodeDecodeError:
+        return None
+    return None if "\0" in key else key
