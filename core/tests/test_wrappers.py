@@ -455,10 +455,25 @@ async def test_a_write_goes_everywhere_and_waits_for_all(fallback, first, second
     assert (await third.read("k")).ttl == pytest.approx(60.0, abs=5.0)
 
 
-async def test_writers_of_one_key_leave_the_copies_as_the_primary(fallback, first, second, third):
-    await asyncio.gather(*(fallback.write("k", str(number)) for number in range(20)))
+async def test_writers_of_one_key_take_turns_so_that_the_copies_end_as_the_primary(fallback, first, second):
+    reached, released = asyncio.Event(), asyncio.Event()
+    write_many = second.write_many
 
-    assert await contents(first) == await contents(second) == await contents(third)
+    async def slow_at_first(writes):
+        if writes[0].value == "1":
+            reached.set()
+            await released.wait()
+        return await write_many(writes)
+
+    second.write_many = slow_at_first
+    older = asyncio.create_task(fallback.write("k", "1"))
+    await reached.wait()
+    newer = asyncio.create_task(fallback.write("k", "2"))
+    await fallback.write("another", "3")  # waits for nobody
+    released.set()
+    await asyncio.gather(older, newer)
+
+    assert await contents(first) == await contents(second) == {"k": "2", "another": "3"}
     assert len(fallback._locks) == 0
 
 

@@ -65,9 +65,9 @@ def open_storage(url: str | Mapping[str, Any] | Storage, /, **options: Any) -> S
     Args:
         url: The URL; or a mapping with the URL under ``"url"`` and options beside it; or a storage, which is returned
             as it is, so that a setting may be any of them.
-        options: The options of the storage, as they may also stand in the URL's query. Text is read as it would be
-            there; other values must have the option's type. ``prefix`` is understood by all: it wraps the storage in
-            a `PrefixedStorage`.
+        options: The options of the storage, as they may also stand in the URL's query, percent-encoded there (a plus
+            is a plus). Text is read as it would be there; other values must have the option's type. ``prefix`` is
+            understood by all: it wraps the storage in a `PrefixedStorage`.
 
     Raises:
         ConfigurationError: No such storage is installed, or the URL or an option is wrong.
@@ -81,7 +81,7 @@ def open_storage(url: str | Mapping[str, Any] | Storage, /, **options: Any) -> S
     scheme = _scheme_of(url)
     cls = _find(scheme)
     known = _Options.of(cls)
-    url, found = _take_options(url, known)
+    address, found = _take_options(scheme + url[len(scheme) :], known)
     for name in options:
         if name in found:
             raise ConfigurationError(f"the option {name!r} is given twice: in the URL and beside it")
@@ -89,7 +89,7 @@ def open_storage(url: str | Mapping[str, Any] | Storage, /, **options: Any) -> S
             known.refuse(name, "options of the driver go into the URL's query" if cls.driver_query else "")
     typed = {name: _convert(name, value, known.types[name]) for name, value in {**found, **options}.items()}
     prefix = "" if known.own_prefix else typed.pop("prefix", "")
-    storage = _make(cls, scheme, url, typed)
+    storage = _make(cls, scheme, address, typed)
     return PrefixedStorage(storage, prefix) if prefix else storage
 
 
@@ -133,7 +133,7 @@ def _open_mapping(settings: Mapping[str, Any], options: Mapping[str, Any]) -> St
 
 
 def _scheme_of(url: str) -> str:
-    """Return the scheme, having refused what different programs would read differently."""
+    """Return the scheme in lower case, having refused what different programs would read differently."""
     scheme, colon, rest = url.partition(":")
     if not colon or not _SCHEME.fullmatch(scheme):
         raise ConfigurationError("a storage's URL starts with a scheme, as in sqlite:bot.db or redis://localhost")
