@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from bot_session import FallbackStorage, MemoryStorage, ObservedStorage, PrefixedStorage, Storage, StorageWrapper, Write
+from bot_session import (
+    BatchedStorage,
+    FallbackStorage,
+    MemoryStorage,
+    ObservedStorage,
+    PrefixedStorage,
+    Storage,
+    StorageWrapper,
+    Write,
+)
 from bot_session.testing import StorageContract
 from bot_session.wrappers import locate
 
@@ -52,6 +61,11 @@ class Wrapped(StorageContract):
 
 class TestWrapper(Wrapped):
     pass
+
+
+class TestBatched(Wrapped):
+    def wrap(self, storage):
+        return BatchedStorage(storage)
 
 
 class TestPrefixed(Wrapped):

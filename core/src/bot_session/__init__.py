@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .batching import BatchedStorage
 from .codec import Codec
 from .errors import (
     BotSessionError,
@@ -46,6 +47,7 @@ __all__ = [
     "ABSENT",
     "ANY",
     "PRESENT",
+    "BatchedStorage",
     "BotSessionError",
     "Capabilities",
     "ClosedError",

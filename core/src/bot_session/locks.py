@@ -31,6 +31,10 @@ class KeyLocks:
         """The number of keys that are held: 0 when idle."""
         return len(self._held)
 
+    def __contains__(self, key: str) -> bool:
+        """Whether somebody holds the lock."""
+        return key in self._held
+
     def try_acquire(self, key: str) -> bool:
         """Take the lock if nobody has it, and say whether that was so."""
         if key in self._held:

@@ -23,6 +23,7 @@ import math
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
+from .batching import BatchedStorage
 from .documents import ATTEMPTS, Documents, back_off
 from .errors import CodecError, ConfigurationError, ConflictError
 from .keys import by_chat, key_of
@@ -119,6 +120,7 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
         on_conflict: What to do if another process saved the session meanwhile: see `ConflictPolicy`.
         lock_timeout: Seconds to wait at most for other updates of the same session; None is for ever. Default: 300.
         codec: In place of one made from the type.
+        batching: Whether operations in flight together travel together: see `BatchedStorage`. Default: True.
     """
 
     key: KeyFunction
@@ -130,6 +132,7 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
     on_conflict: ConflictPolicy[T]
     lock_timeout: float | None
     codec: Codec[T] | None
+    batching: bool
 
 
 class Sessions(Generic[T]):
@@ -182,6 +185,7 @@ class Sessions(Generic[T]):
         on_conflict: ConflictPolicy[T] = "merge",
         lock_timeout: float | None = 300.0,
         codec: Codec[T] | None = None,
+        batching: bool = True,
     ) -> None:
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"storage must be a Storage, as open_storage(url) makes, not {storage!r}")
@@ -195,7 +199,7 @@ class Sessions(Generic[T]):
         self.renew = renew
         self.save = save
         self.documents: Documents[T] = Documents(
-            storage,
+            BatchedStorage(storage) if batching and _is_remote(storage) else storage,
             initial=initial,
             codec=codec,
             data_type=type,
@@ -425,6 +429,11 @@ async def _apply(change: Callable[[T], T | Awaitable[T | None] | None], data: T)
     if inspect.isawaitable(changed):
         changed = await changed
     return data if changed is None else cast("T", changed)
+
+
+def _is_remote(storage: Storage) -> bool:
+    """Whether operations leave this process's memory; if not, there is nothing to gain by gathering them."""
+    return storage.capabilities.shared or storage.capabilities.durable
 
 
 def _seconds(ttl: float | timedelta | None) -> float | None:

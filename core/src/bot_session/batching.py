@@ -1,0 +1,225 @@
+"""
+Batching: operations in flight together travel together.
+
+Reads and writes that are issued in one tick of the event loop, or while earlier ones are under way, are sent as one
+`Storage.read_many` or `Storage.write_many`. Every caller gets its own result, version or error.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections import deque
+from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+
+from .errors import StorageError, UnavailableError
+from .locks import KeyLocks
+from .storage import ANY, Match, Record, Storage, Version, Write, WriteResult
+from .wrappers.base import StorageWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+
+__all__ = ["BatchedStorage"]
+
+Q = TypeVar("Q")
+R = TypeVar("R")
+
+MAX_BATCH: Final = 128
+"""Operations in one batch: beyond this, larger batches gain nothing and make everybody in them wait."""
+MAX_UNDER_WAY: Final = 2
+"""Batches on their way at a time: while one is handled by the backend, the next is being sent."""
+MAX_WAITING: Final = 10_000
+"""Operations that may wait for a batch; whoever comes then waits before joining, so that memory does not grow."""
+
+
+class BatchedStorage(StorageWrapper):
+    """
+    Sends single operations in batches. `Sessions` puts it around its storage by itself.
+
+    Writes of one key happen in the order in which they were issued, and a read sees those issued before it. An
+    operation that waits gathers others for the rest of the loop's tick, never longer; one that is alone takes the way
+    of a single operation. Iteration, `touch` and batches of the caller's own pass through.
+
+    Args:
+        inner: The storage to wrap.
+        max_batch: The most operations to send at once.
+        max_under_way: The most batches of reads, and of writes, to have on their way.
+        max_waiting: The most operations that may wait for a batch.
+    """
+
+    def __init__(
+        self,
+        inner: Storage,
+        *,
+        max_batch: int = MAX_BATCH,
+        max_under_way: int = MAX_UNDER_WAY,
+        max_waiting: int = MAX_WAITING,
+    ) -> None:
+        super().__init__(inner)
+        self._writing = KeyLocks()
+        self._reads: _Lane[str, Record | None] = _Lane(
+            inner.read, self._read_together, max_batch, max_under_way, max_waiting
+        )
+        self._writes: _Lane[Write, WriteResult] = _Lane(
+            self._write_one, self._write_together, max_batch, max_under_way, max_waiting
+        )
+
+    async def read(self, key: str) -> Record | None:
+        # Checked here, so that a wrong key fails alone and not the batch that it would travel in.
+        self._inner._validate("read", key)  # noqa: SLF001 - its own limits
+        if key in self._writing:
+            async with self._writing.holding(key):
+                pass
+        return await self._reads.submit(key)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        self._inner._validate("write", key, value, ttl)  # noqa: SLF001
+        return cast("Version", await self._change(Write(key, value, ttl, match)))
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        self._inner._validate("delete", key)  # noqa: SLF001
+        return cast("bool", await self._change(Write(key, None, None, match)))
+
+    async def _change(self, write: Write) -> WriteResult:
+        # Two batches under way may overtake each other: a key's next write waits for its last.
+        if not self._writing.try_acquire(write.key):
+            await self._writing.acquire(write.key)
+        try:
+            result = await self._writes.submit(write)
+        finally:
+            self._writing.release(write.key)
+        if isinstance(result, StorageError):
+            raise result
+        return result
+
+    async def _write_one(self, write: Write) -> WriteResult:
+        if write.value is None:
+            return await self._inner.delete(write.key, match=write.match)
+        return await self._inner.write(write.key, write.value, ttl=write.ttl, match=write.match)
+
+    async def _read_together(self, keys: Sequence[str]) -> Sequence[Record | None]:
+        found = await self._inner.read_many(keys)
+        return [found.get(key) for key in keys]
+
+    async def _write_together(self, writes: Sequence[Write]) -> Sequence[WriteResult]:
+        return await self._inner.write_many(writes)
+
+
+class _Lane(Generic[Q, R]):
+    """
+    A queue of operations of one kind, and the batches that are made of it.
+
+    Args:
+        one: Does a single operation.
+        many: Does several, and returns their results in order.
+        max_batch, max_under_way, max_waiting: As `BatchedStorage`.
+    """
+
+    def __init__(
+        self,
+        one: Callable[[Q], Awaitable[R]],
+        many: Callable[[Sequence[Q]], Awaitable[Sequence[R]]],
+        max_batch: int,
+        max_under_way: int,
+        max_waiting: int,
+    ) -> None:
+        self._one = one
+        self._many = many
+        self._max_batch = max_batch
+        self._max_under_way = max_under_way
+        self._room = asyncio.Semaphore(max_waiting)
+        self._waiting: deque[tuple[Q, asyncio.Future[R]]] = deque()
+        self._gathering = False
+        self._under_way = 0
+        self._tasks: set[asyncio.Task[None]] = set()  # The loop itself would forget them.
+
+    async def submit(self, operation: Q) -> R:
+        """Do an operation, together with others if there are any."""
+        async with self._room:
+            future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+            entry = (operation, future)
+            self._waiting.append(entry)
+            if self._gathering or self._under_way >= self._max_under_way:
+                return await future
+            # The first of this tick waits for the others, and then sees to all of them.
+            self._gathering = True
+            try:
+                await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                self._waiting.remove(entry)
+                raise
+            finally:
+                self._gathering = False
+                alone = len(self._waiting) == 1 and self._waiting[0] is entry
+                if not alone:
+                    self._depart()
+            if not alone:
+                return await future
+            self._waiting.clear()
+            return await self._go_alone(operation)
+
+    async def _go_alone(self, operation: Q) -> R:
+        """Without a task, a future or a list: nobody else's result hangs on this one's cancellation."""
+        self._under_way += 1
+        try:
+            return await self._one(operation)
+        finally:
+            self._under_way -= 1
+            self._depart()
+
+    def _depart(self) -> None:
+        """Send what waits, as far as there may be batches under way."""
+        while self._waiting and self._under_way < self._max_under_way:
+            size = min(len(self._waiting), self._max_batch)
+            batch = [self._waiting.popleft() for _ in range(size)]
+            batch = [entry for entry in batch if not entry[1].done()]  # Whoever was cancelled wants nothing any more.
+            if batch:
+                self._under_way += 1
+                task = asyncio.get_running_loop().create_task(self._travel(batch))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+
+    async def _travel(self, batch: list[tuple[Q, asyncio.Future[R]]]) -> None:
+        try:
+            results = await self._many([operation for operation, _ in batch])
+        except StorageError as error:
+            if len(batch) == 1 or isinstance(error, UnavailableError):
+                _fail(batch, error)
+            else:
+                # One of them is at fault, and nothing was written: let it fail alone.
+                await self._separate(batch)
+        except BaseException as error:
+            _fail(batch, error)
+            if not isinstance(error, Exception):
+                raise
+        else:
+            for (_, future), result in zip(batch, results, strict=True):
+                if not future.done():
+                    future.set_result(result)
+        finally:
+            self._under_way -= 1
+            self._depart()
+
+    async def _separate(self, batch: list[tuple[Q, asyncio.Future[R]]]) -> None:
+        for operation, future in batch:
+            if future.done():
+                continue
+            try:
+                result = await self._one(operation)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked
+                _fail([(operation, future)], error)
+            else:
+                if not future.done():
+                    future.set_result(result)
+
+
+def _fail(batch: list[tuple[Q, asyncio.Future[R]]], error: BaseException) -> None:
+    """Give everybody the error: each a copy, since a traceback grows wherever the error is raised."""
+    for _, future in batch:
+        if not future.done():
+            own = error
+            if isinstance(error, StorageError):
+                own = copy.copy(error)
+                own.__cause__ = error.__cause__
+            future.set_exception(own)

@@ -1,0 +1,225 @@
+"""Batching: what a caller sees is what it would see alone; what the backend sees are batches."""
+
+import asyncio
+
+import pytest
+from bot_session import (
+    ABSENT,
+    BatchedStorage,
+    ConflictError,
+    InvalidKeyError,
+    MemoryStorage,
+    SchemaError,
+    Sessions,
+    StorageWrapper,
+    UnavailableError,
+)
+
+
+class Counted(StorageWrapper):
+    """Counts calls, and lets a test hold them up."""
+
+    def __init__(self, inner=None):
+        super().__init__(inner or MemoryStorage())
+        self.calls = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.poison = None
+
+    async def _call(self, name, keys):
+        self.calls.append((name, len(keys)))
+        await self.gate.wait()
+        if self.poison in keys:
+            raise SchemaError("poison")
+
+    async def read(self, key):
+        await self._call("read", [key])
+        return await super().read(key)
+
+    async def write(self, key, value, **options):
+        await self._call("write", [key])
+        return await super().write(key, value, **options)
+
+    async def delete(self, key, **options):
+        await self._call("delete", [key])
+        return await super().delete(key, **options)
+
+    async def read_many(self, keys):
+        await self._call("read_many", keys)
+        return await super().read_many(keys)
+
+    async def write_many(self, writes):
+        await self._call("write_many", [write.key for write in writes])
+        return await super().write_many(writes)
+
+
+class TestBatches:
+    async def test_what_is_issued_together_travels_together(self):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+
+        await asyncio.gather(*(storage.write(str(i), "1") for i in range(100)))
+        records = await asyncio.gather(*(storage.read(str(i)) for i in range(100)))
+
+        assert ["1"] * 100 == [record.value for record in records]
+        assert [("write_many", 100), ("read_many", 100)] == counted.calls
+
+    async def test_one_alone_takes_the_way_of_a_single_operation(self):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+
+        await storage.write("a", "1")
+        await storage.read("a")
+        await storage.delete("a")
+
+        assert [("write", 1), ("read", 1), ("delete", 1)] == counted.calls
+
+    async def test_what_comes_while_batches_are_under_way_waits_for_the_next_one(self):
+        counted = Counted()
+        storage = BatchedStorage(counted, max_under_way=1)
+        counted.gate.clear()
+        first = asyncio.create_task(storage.read("a"))
+        await asyncio.sleep(0.01)
+        others = [asyncio.create_task(storage.read(str(i))) for i in range(10)]
+        await asyncio.sleep(0.01)
+
+        assert [("read", 1)] == counted.calls
+
+        counted.gate.set()
+        await asyncio.gather(first, *others)
+
+        assert [("read", 1), ("read_many", 10)] == counted.calls
+
+    async def test_a_batch_has_a_largest_size(self):
+        counted = Counted()
+        storage = BatchedStorage(counted, max_batch=30)
+
+        await asyncio.gather(*(storage.read(str(i)) for i in range(100)))
+
+        assert {("read_many", 30), ("read_many", 10)} == set(counted.calls)
+
+    async def test_memory_does_not_grow_with_those_who_wait(self):
+        counted = Counted()
+        storage = BatchedStorage(counted, max_waiting=10)
+        counted.gate.clear()
+        readers = [asyncio.create_task(storage.read(str(i))) for i in range(50)]
+        await asyncio.sleep(0.01)
+
+        assert len(storage._reads._waiting) <= 10
+
+        counted.gate.set()
+
+        assert [None] * 50 == await asyncio.gather(*readers)
+
+
+class TestEachCallerAlone:
+    async def test_each_has_its_own_conflict(self):
+        storage = BatchedStorage(MemoryStorage())
+        await storage.write("b", "0")
+
+        a, b, c = await asyncio.gather(
+            *(storage.write(key, "1", match=ABSENT) for key in "abc"), return_exceptions=True
+        )
+
+        assert ("1", "1") == (a, c)
+        assert isinstance(b, ConflictError)
+        assert "b" == b.key
+
+    async def test_deletes_tell_whether_there_was_anything(self):
+        storage = BatchedStorage(MemoryStorage())
+        await storage.write("a", "1")
+
+        assert [True, False] == await asyncio.gather(storage.delete("a"), storage.delete("b"))
+
+    async def test_a_bad_key_fails_alone(self):
+        storage = BatchedStorage(MemoryStorage())
+
+        good, bad = await asyncio.gather(storage.read("a"), storage.read("\0"), return_exceptions=True)
+
+        assert good is None
+        assert isinstance(bad, InvalidKeyError)
+
+    async def test_a_poisoned_operation_fails_alone(self):
+        counted = Counted()
+        counted.poison = "7"
+        storage = BatchedStorage(counted)
+
+        results = await asyncio.gather(*(storage.write(str(i), "1") for i in range(10)), return_exceptions=True)
+
+        assert ["7"] == [str(i) for i, result in enumerate(results) if isinstance(result, SchemaError)]
+        assert 9 == len([key async for key in storage.read_all_keys()])
+
+    async def test_an_outage_reaches_everybody_and_is_not_tried_again(self):
+        class Down(Counted):
+            async def write_many(self, writes):
+                self.calls.append("write_many")
+                raise UnavailableError("down", outcome_unknown=True) from OSError("cable")
+
+        down = Down()
+        storage = BatchedStorage(down)
+
+        results = await asyncio.gather(*(storage.write(str(i), "1") for i in range(10)), return_exceptions=True)
+
+        assert [True] * 10 == [error.outcome_unknown for error in results]
+        assert isinstance(results[0].__cause__, OSError)
+        assert 10 == len({id(error) for error in results})
+        assert ["write_many"] == down.calls
+
+    @pytest.mark.parametrize("which", [0, 5])
+    async def test_cancelling_one_harms_no_other(self, which):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+        counted.gate.clear()
+        writers = [asyncio.create_task(storage.write(str(i), "1")) for i in range(10)]
+        await asyncio.sleep(0.01)
+
+        writers[which].cancel()
+        await asyncio.sleep(0)
+        counted.gate.set()
+        results = await asyncio.gather(*writers, return_exceptions=True)
+
+        assert isinstance(results.pop(which), asyncio.CancelledError)
+        assert ["1"] * 9 == results
+        assert 0 == len(storage._writing)
+
+    async def test_cancelling_the_first_before_it_left_sends_the_others(self):
+        storage = BatchedStorage(MemoryStorage())
+        writers = [asyncio.create_task(storage.write(str(i), "1")) for i in range(3)]
+        asyncio.get_running_loop().call_soon(writers[0].cancel)
+
+        first, *others = await asyncio.gather(*writers, return_exceptions=True)
+
+        assert isinstance(first, asyncio.CancelledError)
+        assert ["1"] * 2 == others
+
+
+class TestOrder:
+    async def test_writes_of_one_key_keep_their_order(self):
+        storage = BatchedStorage(MemoryStorage(), max_batch=2)
+
+        await asyncio.gather(*(storage.write("a", str(i)) for i in range(50)))
+
+        assert "49" == (await storage.read("a")).value
+
+    async def test_a_read_sees_the_writes_that_were_issued_before_it(self):
+        storage = BatchedStorage(MemoryStorage())
+
+        _, record = await asyncio.gather(storage.write("a", "1"), storage.read("a"))
+
+        assert "1" == record.value
+
+
+class TestSessions:
+    async def test_a_storage_in_memory_has_nothing_to_gather(self):
+        sessions = Sessions(MemoryStorage(), initial=dict)
+
+        assert sessions.storage is sessions.documents.storage
+
+    async def test_it_can_be_turned_off(self, tmp_path):
+        pytest.importorskip("bot_session_storage_file")
+        from bot_session import open_storage
+
+        storage = open_storage(f"file:{tmp_path}")
+
+        assert isinstance(Sessions(storage, initial=dict).documents.storage, BatchedStorage)
+        assert Sessions(storage, initial=dict, batching=False).documents.storage is storage
