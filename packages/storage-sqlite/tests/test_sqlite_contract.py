@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import json
 import sqlite3
 from contextlib import asynccontextmanager, closing
 from importlib.metadata import version
@@ -9,6 +11,11 @@ import aiosqlite
 import pytest
 from bot_session import testing
 from bot_session_storage_sqlite import SQLiteStorage
+
+
+def _as_javascript(text):
+    number = float(text)
+    return int(number) if number.is_integer() else number
 
 
 class SQLiteContract(testing.StorageContract):
@@ -87,6 +94,19 @@ class TestGramIOTable(SQLiteContract):
     options = MappingProxyType({"table": "gramio_storage"})
     table = "gramio_storage"
     keeps_text = False
+    refuses = frozenset({"int beyond 64 bits"})
+
+    def comparable(self, document):
+        # JavaScript has one kind of number, and its table keeps 1.0 as 1.
+        return json.dumps(json.loads(document, parse_float=_as_javascript), sort_keys=True)
+
+    @pytest.mark.parametrize("ttl", [90.0, 90.7, 59.001, 3_600])
+    async def test_the_remaining_ttl_is_reported_and_rounded_up_never_down(self, storage, ttl):
+        # The deadline is what is rounded up to a second, not the TTL.
+        await storage.write("k", "1", ttl=ttl)
+        record = await storage.read("k")
+
+        assert ttl - 1.0 < record.ttl <= ttl + 1.0
 
     @pytest.fixture(autouse=True)
     def gramio(self, database):
@@ -108,4 +128,9 @@ class TestMemory(SQLiteContract):
         await storage._connection.executemany("INSERT INTO sessions (key, value) VALUES (?, ?)", rows)
 
     async def plant_foreign(self, storage):
-        self.skip("plant_foreign")
+        self.applies(False, "nobody else can reach this memory")
+
+    async def test_capabilities_are_declared_by_the_class_and_do_not_change(self, make_storage):
+        able = make_storage().capabilities
+
+        assert able == dataclasses.replace(SQLiteStorage.capabilities, shared=False, durable=False)

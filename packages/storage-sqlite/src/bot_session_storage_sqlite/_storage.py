@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import os
 import time
-from asyncio import sleep
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import urlsplit
@@ -246,8 +246,14 @@ class SQLiteStorage(Storage):
             connection = aiosqlite.Connection(make, iter_chunk_size=64)
             # A program that ends without close() should end, not wait for this thread; what is committed is safe.
             # Before aiosqlite 0.22 the connection is the thread.
-            vars(connection).get("_thread", connection).daemon = True
-            self._connection = await connection
+            thread = vars(connection).get("_thread", connection)
+            thread.daemon = True
+            try:
+                self._connection = await connection
+            except BaseException:
+                # aiosqlite does not wait for the thread, which has a last word for an event loop that may be closed.
+                await asyncio.to_thread(thread.join)
+                raise
         else:
             self._connection = self._given
         async with self._connection.cursor() as cursor:
@@ -303,7 +309,7 @@ class SQLiteStorage(Storage):
                         key=key,
                         storage=self,
                     ) from None
-            await sleep(POLL)
+            await asyncio.sleep(POLL)
 
     def __repr__(self) -> str:
         return f"<SQLiteStorage {self._path or 'of a given connection'!r} table {self._table.name!r}>"
