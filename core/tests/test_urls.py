@@ -426,6 +426,22 @@ def test_what_is_shown_of_a_url(url, shown):
     assert redact_url(url) == shown
 
 
+def test_an_adapter_that_quotes_the_password_is_not_quoted():
+    class Careless(MemoryStorage):
+        driver_query = True
+
+        @classmethod
+        def from_url(cls, url: str) -> Self:
+            raise ConfigurationError(f"no {url}, no bot:hun%74er2, no hunter2, no topsecret, but localhost")
+
+    register_storage("careless", Careless)
+    with pytest.raises(ConfigurationError) as refusal:
+        open_storage("careless://bot:hun%74er2@localhost?apikey=topsecret")
+
+    assert str(refusal.value) == "no careless://***@localhost?apikey=***, no ***, no ***, no ***, but localhost"
+    assert refusal.value.__cause__ is None
+
+
 SCHEMES = ("memory", "rec", "drv+x", "refusing", "nowhere", "redis", "sqlite")
 OPTIONS = ("", "?size=x", "?tabel=t", "?size=1&size=1", "?create", "?prefix=%00", "#x", "/@")
 

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn
 from urllib.parse import unquote
 
 from .errors import ConfigurationError
-from .redaction import looks_secret, redact_url
+from .redaction import hide_secrets, looks_secret, redact_url
 from .storage import Storage
 from .wrappers.prefixed import PrefixedStorage
 
@@ -332,8 +332,11 @@ def _kind(value: object) -> str:
 def _make(cls: type[Storage], scheme: str, url: str, options: dict[str, Any]) -> Storage:
     try:
         return cls.from_url(url, **options)
-    except ConfigurationError:
-        raise
+    except ConfigurationError as error:
+        message = hide_secrets(str(error), url)
+        if message == str(error):
+            raise
+        raise ConfigurationError(message) from None
     except ImportError as error:
         raise _not_importable(scheme, _PACKAGES.get(scheme, cls.__module__.partition(".")[0]), error) from error
     except Exception as error:  # noqa: BLE001  # whatever it is, it comes out as ours
