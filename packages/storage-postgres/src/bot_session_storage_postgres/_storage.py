@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
-from weakref import WeakValueDictionary
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import asyncpg  # type: ignore[import-untyped]
 from bot_session.errors import ConfigurationError, ConflictError, InvalidKeyError, SchemaError, ValueTooLargeError
 from bot_session.storage import (
     ABSENT,
@@ -24,19 +20,17 @@ from bot_session.storage import (
     distinct_rounds,
 )
 
-from ._errors import DRIVER_ERRORS, mapped
+from ._client import Client
 from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Kind, Statements, Table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from typing import Self
+
+    import asyncpg  # type: ignore[import-untyped]
 
 __all__ = ["PostgresStorage"]
 
-T = TypeVar("T")
-
-_ATTEMPTS = 5
-"""How often to run what the server rolled back in favour of somebody else."""
 _PURGED_AT_ONCE = 1_000
 """Rows that one statement of `PostgresStorage.purge` deletes: locks are held for a moment only."""
 
@@ -94,14 +88,12 @@ class PostgresStorage(Storage):
         if timeout <= 0 or pool_size < 1:
             raise ConfigurationError("timeout and pool_size must be more than 0")
         self._table = Table(table, schema, key_column, value_column, expires_column)
-        self._database = database
         self._create = create
-        self._timeout = timeout
-        self._pool_size = pool_size
-        self._statement_cache = statement_cache
-        self._pool: Any = None
+        self._client = Client(
+            database, timeout=timeout, pool_size=pool_size, statement_cache=statement_cache, storage=repr(self)
+        )
+        self._found = self._table  # until it was looked at
         self._sql = Statements(self._table)
-        self._found = self._table
 
     @classmethod
     def from_url(
@@ -138,7 +130,7 @@ class PostgresStorage(Storage):
         if self._state != "open":
             await self._ready("read", key)
         self._validate("read", key)
-        rows = await self._fetch("read", key, self._sql.read, key)
+        rows = await self._client.fetch("read", key, self._sql.read, key)
         return _record(*rows[0]) if rows else None
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
@@ -148,7 +140,7 @@ class PostgresStorage(Storage):
             self._validate("read_many", key)
         if not keys:
             return {}
-        rows = await self._fetch("read_many", None, self._sql.read_many, list(dict.fromkeys(keys)))
+        rows = await self._client.fetch("read_many", None, self._sql.read_many, list(dict.fromkeys(keys)))
         return {key: _record(value, left) for key, value, left in rows}
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
@@ -165,7 +157,7 @@ class PostgresStorage(Storage):
             await self._ready(operation)
         self._validate_listing(operation, prefix, batch_size)
         first, following = self._sql.key_pages if operation == "read_all_keys" else self._sql.pages
-        page = await self._fetch(operation, None, first, prefix, "", batch_size)
+        page = await self._client.fetch(operation, None, first, prefix, "", batch_size)
         while page:
             for row in page:
                 yield row
@@ -173,7 +165,7 @@ class PostgresStorage(Storage):
                 return
             if self._state != "open":
                 await self._ready(operation)
-            page = await self._fetch(operation, None, following, prefix, page[-1][0], batch_size)
+            page = await self._client.fetch(operation, None, following, prefix, page[-1][0], batch_size)
 
     # ------------------------------------------------------------------ writing
 
@@ -201,7 +193,7 @@ class PostgresStorage(Storage):
         self._validate("touch", key, ttl=ttl)
         if not self._found.has_expiry:
             return await self.has(key)
-        return bool(await self._fetch("touch", key, self._sql.touch, key, _seconds(ttl)))
+        return bool(await self._client.fetch("touch", key, self._sql.touch, key, _seconds(ttl)))
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         if self._state != "open":
@@ -212,8 +204,7 @@ class PostgresStorage(Storage):
 
         async def run(connection: Any) -> None:
             for operations in rounds:
-                batch = [write for _, write in operations]
-                rows = await connection.fetch(*self._batch(batch))
+                rows = await connection.fetch(*self._statement([write for _, write in operations]))
                 found = {row[0]: row for row in rows}
                 for position, write in operations:
                     results[position] = self._result("write_many", write, found.get(write.key))
@@ -226,7 +217,7 @@ class PostgresStorage(Storage):
                     await run(connection)
 
         if rounds:
-            await self._run("write_many", None, run_all)
+            await self._client.run("write_many", None, run_all)
         return [results[position] for position in range(len(writes))]
 
     async def purge(self) -> int:
@@ -234,24 +225,21 @@ class PostgresStorage(Storage):
             await self._ready("purge")
         total, purged = 0, _PURGED_AT_ONCE
         while purged == _PURGED_AT_ONCE and self._found.has_expiry:
-            purged = len(await self._fetch("purge", None, self._sql.purge, _PURGED_AT_ONCE))
+            purged = len(await self._client.fetch("purge", None, self._sql.purge, _PURGED_AT_ONCE))
             total += purged
         return total
 
     async def _write(self, operation: str, write: Write) -> WriteResult:
-        arguments = (write.key, write.value, _seconds(write.ttl), _version(write.match))
-        rows = await self._fetch(operation, write.key, self._sql.write[_kind(write)], *arguments)
+        rows = await self._client.fetch(operation, write.key, *self._statement([write]))
         return self._result(operation, write, rows[0] if rows else None)
 
-    def _batch(self, writes: Sequence[Write]) -> tuple[Any, ...]:
+    def _statement(self, writes: Sequence[Write]) -> tuple[Any, ...]:
         """Return the statement for writes to distinct keys, and its arguments."""
         kinds = [_kind(write) for write in writes]
-        columns: tuple[list[Any], ...] = (
-            [write.key for write in writes],
-            [write.value for write in writes],
-            [_seconds(write.ttl) for write in writes],
-            [_version(write.match) for write in writes],
-        )
+        rows = [(write.key, write.value, _seconds(write.ttl), _version(write.match)) for write in writes]
+        if len(rows) == 1:
+            return self._sql.write[kinds[0]], *rows[0]
+        columns = [list(column) for column in zip(*rows, strict=True)]
         if kinds.count("upsert") == len(kinds):
             return self._sql.upsert_many, *columns
         return self._sql.write_many, *columns, kinds
@@ -267,59 +255,25 @@ class PostgresStorage(Storage):
     # ------------------------------------------------------------------ life
 
     async def _open(self) -> None:
-        if isinstance(self._database, str):
-            self._pool = await self._new_pool(self._database)
-        elif isinstance(self._database, asyncpg.Pool):
-            self._pool = self._database
-        else:
-            self._pool = _OneConnection.of(self._database)
+        await self._client.open()
         try:
             self._found = await self._set_up()
         except BaseException:
-            await self._close()
+            await self._client.close()
             raise
         self._sql = Statements(self._found)
 
     async def _close(self) -> None:
-        if isinstance(self._database, str):
-            # When the time is up, asyncpg cuts the connections off.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(self._timeout):
-                    await self._pool.close()
-
-    async def _new_pool(self, url: str) -> Any:
-        options: dict[str, Any] = {"timeout": self._timeout, "command_timeout": self._timeout}
-        without_cache = {**options, "statement_cache_size": 0}
-        try:
-            if self._statement_cache is None:
-                async with asyncio.timeout(self._timeout):
-                    connection = await asyncpg.connect(url, **without_cache)
-                try:
-                    # A pooler makes up the process that it tells its clients.
-                    pooled = connection.get_server_pid() != await connection.fetchval("SELECT pg_backend_pid()")
-                finally:
-                    await connection.close()
-            else:
-                pooled = not self._statement_cache
-            return await asyncpg.create_pool(
-                url, min_size=0, max_size=self._pool_size, reset=_nothing, **(without_cache if pooled else options)
-            )
-        except DRIVER_ERRORS as error:
-            raise mapped(error, "open", None, self) from error
-        except ValueError:
-            # Its text, and that of its cause, may hold a piece of the password.
-            raise ConfigurationError(
-                "this is no URL for PostgreSQL: postgresql://user:password@host/database"
-            ) from None
+        await self._client.close()
 
     async def _set_up(self) -> Table:
-        found = await self._run("open", None, self._inspect)
+        found = await self._client.run("open", None, self._inspect)
         if found is None:
             if not self._create:
                 raise SchemaError(
                     f"there is no table {self._table}; run:\n{self.ddl()}", operation="open", storage=self
                 )
-            found = await self._run("open", None, self._create_table)
+            found = await self._client.run("open", None, self._create_table)
         return found
 
     async def _inspect(self, connection: Any) -> Table | None:
@@ -340,38 +294,6 @@ class PostgresStorage(Storage):
     def ddl(self) -> str:
         return "".join(f"{statement};\n" for statement in self._table.ddl())
 
-    # ------------------------------------------------------------------ the connection
-
-    async def _fetch(self, operation: str, key: str | None, statement: str, *arguments: Any) -> Any:
-        return await self._run(operation, key, lambda connection: connection.fetch(statement, *arguments))
-
-    async def _run(self, operation: str, key: str | None, call: Callable[[Any], Awaitable[T]]) -> T:
-        """Call with a connection, and again if the server rolled it back so that others could go on."""
-        async with self._connected(operation, key) as connection:
-            for _ in range(_ATTEMPTS - 1):
-                try:
-                    return await call(connection)
-                except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
-                    if connection.is_in_transaction():  # the caller's own, and lost
-                        raise
-            return await call(connection)
-
-    @asynccontextmanager
-    async def _connected(self, operation: str, key: str | None) -> AsyncIterator[Any]:
-        """Lend a connection; what the driver raises becomes an error of ours."""
-        pool, sent = self._pool, False
-        try:
-            async with asyncio.timeout(self._timeout):
-                connection = await pool.acquire()
-                sent = True
-                try:
-                    yield connection
-                finally:
-                    # A query that was given up is cancelled on the server first, and that too ends in time.
-                    await pool.release(connection, timeout=self._timeout)
-        except DRIVER_ERRORS as error:
-            raise mapped(error, operation, key, self, sent=sent) from error
-
     def _validate(self, operation: str, key: str, value: str | None = None, ttl: float | None = None) -> None:
         super()._validate(operation, key, value, ttl)
         found = self._found
@@ -387,32 +309,6 @@ class PostgresStorage(Storage):
 
     def __repr__(self) -> str:
         return f"<PostgresStorage {self._table}>"
-
-
-class _OneConnection:
-    """One connection in the place of a pool: tasks take turns, since asyncpg serves one at a time."""
-
-    _all: ClassVar[WeakValueDictionary[int, _OneConnection]] = WeakValueDictionary()
-
-    def __init__(self, connection: Any) -> None:
-        self._connection = connection
-        self._turn = asyncio.Lock()
-
-    @classmethod
-    def of(cls, connection: Any) -> _OneConnection:
-        """Return the one for this connection, so that several storages take turns too."""
-        return cls._all.setdefault(id(connection), cls(connection))
-
-    async def acquire(self) -> Any:
-        await self._turn.acquire()
-        return self._connection
-
-    async def release(self, _: Any, *, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - as a pool has it
-        self._turn.release()
-
-
-async def _nothing(_: Any) -> None:
-    """Reset nothing between two uses of a connection: we leave nothing, and it would cost a round trip each time."""
 
 
 def _record(value: str, left: float | None) -> Record:
