@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 
 import pytest
 
@@ -29,11 +31,11 @@ def main() -> int:
     """Print the table, and return 1 if a fault went unnoticed."""
     failures = Failures()
     tests = [f"{SUITE}::Test{broken.__name__}::{broken.caught_by}" for broken in BROKEN]
-    quiet = ["-p", "no:terminal", "-p", "no:cacheprovider", "-c", os.devnull, "--pyargs"]
-    quiet += ["-o", "asyncio_default_fixture_loop_scope=function"]
-    outcome = pytest.main([*quiet, *tests], plugins=[failures])
+    options = ["-p", "no:cacheprovider", "-c", os.devnull, "-o", "asyncio_default_fixture_loop_scope=function"]
+    with redirect_stdout(StringIO()) as output:
+        outcome = pytest.main([*options, "--tb=native", "--pyargs", *tests], plugins=[failures])
     if outcome not in {pytest.ExitCode.TESTS_FAILED, pytest.ExitCode.OK}:
-        sys.stderr.write(f"the tests could not be run: {outcome!r}\n")
+        sys.stderr.write(f"{output.getvalue()}\nthe tests could not be run: {outcome!r}\n")
         return 2
     rows = [("storage", "fault", "caught by", "")]
     for broken in BROKEN:
