@@ -29,6 +29,7 @@ class StorageWrapper(Storage):
 
     def __init__(self, inner: Storage) -> None:
         self._inner = inner
+        self._capabilities = inner.capabilities
 
     @property
     def inner(self) -> Storage:
@@ -40,9 +41,9 @@ class StorageWrapper(Storage):
         return key
 
     @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]  # a wrapper can what the wrapped one can
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # known when it wraps, not before
         """What the wrapped storage can do, as far as the wrapper leaves it."""
-        return self._inner.capabilities
+        return self._capabilities
 
     async def read(self, key: str) -> Record | None:
         return await self._inner.read(key)

@@ -15,7 +15,6 @@ from bot_session.storage import (
     ANY,
     MAX_TTL,
     PRESENT,
-    Capabilities,
     Match,
     Record,
     Storage,
@@ -82,23 +81,19 @@ class FallbackStorage(StorageWrapper):
         self._secondaries = secondaries
         self._raises = on_failed_copy == "raise"
         self._locks = KeyLocks()
+        every = [storage.capabilities for storage in self._storages]
+        self._capabilities = dataclasses.replace(
+            primary.capabilities,
+            atomic_batches=False,  # across storages nothing is
+            ttl_resolution=max(each.ttl_resolution for each in every),
+            max_key_bytes=_least(each.max_key_bytes for each in every),
+            max_value_bytes=_least(each.max_value_bytes for each in every),
+        )
 
     @property
     def secondaries(self) -> tuple[Storage, ...]:
         """The storages that hold the copies."""
         return self._secondaries
-
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]
-        """The primary's, with the narrowest limits of all; a batch is not atomic across storages."""
-        every = [storage.capabilities for storage in self._storages]
-        return dataclasses.replace(
-            every[0],
-            atomic_batches=False,
-            ttl_resolution=max(each.ttl_resolution for each in every),
-            max_key_bytes=_least(each.max_key_bytes for each in every),
-            max_value_bytes=_least(each.max_value_bytes for each in every),
-        )
 
     @property
     def _storages(self) -> tuple[Storage, ...]:

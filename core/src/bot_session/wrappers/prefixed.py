@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from bot_session.errors import ConfigurationError, ConflictError, StorageError
-from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult, key_problem
+from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, key_problem
 
 from .base import StorageWrapper, closing
 
@@ -43,23 +43,16 @@ class PrefixedStorage(StorageWrapper):
         if problem:
             raise ConfigurationError(f"the prefix {prefix!r} cannot begin a key: {problem}")
         self._prefix = prefix
-        self._size = len(prefix.encode())
-        limit = inner.capabilities.max_key_bytes
-        if limit is not None and self._size >= limit:
-            raise ConfigurationError(f"the prefix has {self._size:,} bytes; a whole key has at most {limit:,}")
+        size, limit = len(prefix.encode()), inner.capabilities.max_key_bytes
+        if limit is not None:
+            if size >= limit:
+                raise ConfigurationError(f"the prefix has {size:,} bytes; a whole key has at most {limit:,}")
+            self._capabilities = dataclasses.replace(inner.capabilities, max_key_bytes=limit - size)
 
     @property
     def prefix(self) -> str:
         """What all keys begin with in `inner`."""
         return self._prefix
-
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]
-        """As the wrapped storage's, with room for the prefix."""
-        inner = self._inner.capabilities
-        if inner.max_key_bytes is None:
-            return inner
-        return dataclasses.replace(inner, max_key_bytes=inner.max_key_bytes - self._size)
 
     def inner_key(self, key: str) -> str:
         return self._prefix + key
