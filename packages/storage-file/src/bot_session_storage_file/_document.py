@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
@@ -65,12 +66,11 @@ def render(value: str, expires: int | None, *, tabs: bool) -> bytes:
 
 def require_json(text: str) -> None:
     """Raise ValueError if the text is no JSON."""
-    try:
-        msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
-        json.loads(text, parse_constant=_refuse)  # it takes halves of a surrogate pair, which JavaScript writes
-    except RecursionError:
-        pass  # nested deeper than anybody here can follow; whoever decodes it says so
+    with suppress(RecursionError):  # nested deeper than can be followed here: whoever decodes it says so
+        try:
+            msgspec.json.decode(text, type=msgspec.Raw)
+        except msgspec.DecodeError:
+            json.loads(text, parse_constant=_refuse)  # it takes halves of a surrogate pair, which JavaScript writes
 
 
 def _forms(value: str, expires: int | None) -> Iterator[str]:
