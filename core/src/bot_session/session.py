@@ -58,6 +58,7 @@ class Session(Generic[T]):
         "_held",
         "_left",
         "_loaded",
+        "_place",
         "_sessions",
         "_version",
         "depth",
@@ -72,6 +73,7 @@ class Session(Generic[T]):
         self.depth = 0  # How many times it is open, one within the other.
         self.task = asyncio.current_task()
         self._sessions = sessions
+        self._place = sessions.prefix + key
         self._context = context
         self._data: T = _UNSET
         self._baseline: str | None = None  # The text that means "unchanged".
@@ -183,7 +185,7 @@ class Session(Generic[T]):
         documents = self._sessions.documents
         if not self._cleared:
             await self.hold()
-            loaded = await documents.load(self._sessions.prefix + self.key)
+            loaded = await documents.load(self._place)
             self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
             self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
             if loaded.found:
@@ -218,7 +220,7 @@ class Session(Generic[T]):
     def _begin(self, data: T) -> None:
         """Start with initial data, which is not worth storing until it is changed."""
         self._data, self._canonical = data, True
-        self._baseline = None if data is None else self._sessions.documents.encode(self.key, data)
+        self._baseline = None if data is None else self._sessions.documents.encode(self._place, data)
         if self._base is None:
             self._base = self._baseline
 
@@ -243,7 +245,7 @@ class Session(Generic[T]):
             await self._renew()
             return
         if target is not None:
-            self._sessions.documents.verify(self.key, self._data, target)
+            self._sessions.documents.verify(self._place, self._data, target)
         await self.hold()
         await self._put(target)
 
@@ -252,7 +254,7 @@ class Session(Generic[T]):
         data = self._data
         if data is _UNSET:
             return None if self._cleared and not self._nothing_stored else _UNSET
-        text = None if data is None else self._sessions.documents.encode(self.key, data)
+        text = None if data is None else self._sessions.documents.encode(self._place, data)
         save_always = self._sessions.save == "accessed"
         if self._nothing_stored:
             unchanged = text is None or (text == self._baseline and not save_always)
@@ -276,14 +278,14 @@ class Session(Generic[T]):
         return text != self._baseline
 
     async def _put(self, target: str | None) -> None:
-        documents, place = self._sessions.documents, self._sessions.prefix + self.key
+        documents = self._sessions.documents
         match: Match = ANY
         if self._loaded:
             match = ABSENT if self._version is None else self._version
         try:
-            self._version = await documents.put(place, target, match, self._envelope)
+            self._version = await documents.put(self._place, target, match, self._envelope)
         except ConflictError as conflict:
-            settled, self._version = await documents.settle(place, self._base, target, conflict)
+            settled, self._version = await documents.settle(self._place, self._base, target, conflict)
             if settled != target:
                 target = settled
                 self._data = cast("T", None if settled is None else documents.codec.decode(settled))
@@ -296,7 +298,7 @@ class Session(Generic[T]):
         if ttl is None or sessions.renew != "use" or self._version is None or not self._accessed:
             return
         if self._left is None or self._left < ttl * (1 - SLACK):
-            await sessions.storage.touch(sessions.prefix + self.key, ttl)
+            await sessions.storage.touch(self._place, ttl)
             self._left = ttl
 
     def _check(self) -> None:

@@ -326,12 +326,12 @@ class Sessions(Generic[T]):
             for attempt in range(ATTEMPTS):
                 loaded = await documents.load(place)
                 data = cast("T", loaded.data) if loaded.found else await documents.initial_data(None)
-                before = None if data is None else documents.encode(key, data)
+                before = None if data is None else documents.encode(place, data)
                 data = await _apply(change, data)
-                text = documents.encode(key, data)
+                text = documents.encode(place, data)
                 if text == before:
                     return data
-                documents.verify(key, data, text)
+                documents.verify(place, data, text)
                 try:
                     await documents.put(
                         place, text, ABSENT if loaded.version is None else loaded.version, loaded.envelope
@@ -390,16 +390,15 @@ class Sessions(Generic[T]):
             StorageError: As `Storage.read_all_entries`.
         """
         async for place, record in self.storage.read_all_entries(self.prefix, batch_size=batch_size):
-            key = place[len(self.prefix) :]
             try:
-                loaded = await self.documents.unpack(key, record)
+                loaded = await self.documents.unpack(place, record)
             except CodecError as error:
                 if on_error is None:
                     raise
                 on_error(error)
                 continue
             if loaded.found:
-                yield key, cast("T", loaded.data)
+                yield place[len(self.prefix) :], cast("T", loaded.data)
 
     async def values(
         self, *, batch_size: int = 500, on_error: Callable[[CodecError], object] | None = None
