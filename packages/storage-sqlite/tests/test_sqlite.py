@@ -458,7 +458,7 @@ async def test_half_a_character_is_refused(path):
 @pytest.mark.parametrize("isolation_level", [None, "DEFERRED", "EXCLUSIVE"])
 async def test_a_given_connection_keeps_its_settings(path, isolation_level):
     async with aiosqlite.connect(path, isolation_level=isolation_level) as connection:
-        connection.row_factory = aiosqlite.Row
+        connection.row_factory = lambda cursor, row: {cursor.description[0][0]: row[0]}
         connection.text_factory = bytes
         async with SQLiteStorage(connection) as storage:
             await storage.write("42", "1", ttl=60.0)
