@@ -1,0 +1,104 @@
+"""
+The filters and updates: each changes one document in one atomic step, comparing and counting time in the server.
+
+A comparison is an expression, not a filter: that takes nothing in a document for an operator, and an array for no more
+than itself. Numbers compare by value there, so 1 that became 1.0 in between goes unnoticed; nothing else does.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from bot_session.storage import ABSENT, ANY, PRESENT, Condition, Match
+from pymongo import DeleteOne, UpdateOne
+from pymongo.results import DeleteResult, UpdateResult
+
+from ._documents import from_version
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["RECORD", "SIMPLE", "Command", "Result", "deadline", "delete", "held", "write"]
+
+SIMPLE: Final = {"locale": "simple"}
+"""The collation that compares byte by byte: for collections that were made to ignore case. Others do it anyway."""
+
+RECORD: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1, "now": "$$NOW"}
+"""What to read for a `Record`."""
+
+_EXPIRED: Final = {
+    "$and": [
+        {"$eq": [{"$type": "$expires_at"}, "date"]},
+        # As numbers, since SecantusDB takes a stored date and $$NOW for alike.
+        {"$lte": [{"$toLong": "$expires_at"}, {"$toLong": "$$NOW"}]},
+    ]
+}
+
+_HELD: Final = {"$and": [{"$ne": [{"$type": "$value"}, "missing"]}, {"$not": [_EXPIRED]}]}
+"""Whether there is something that has not expired, by the server's clock."""
+
+Result: TypeAlias = UpdateResult | DeleteResult
+
+
+class Command(NamedTuple):
+    """One atomic change of one document: an update, or without one a delete."""
+
+    match: Match
+    filter: Mapping[str, Any]
+    update: list[dict[str, Any]] | None = None
+    upsert: bool = False
+
+    def in_batch(self, namespace: str, collation: dict[str, Any] | None) -> UpdateOne | DeleteOne:
+        """Return it as an operation of the driver's ``bulk_write``."""
+        if self.update is None:
+            return DeleteOne(self.filter, collation=collation, namespace=namespace)
+        return UpdateOne(self.filter, self.update, upsert=self.upsert, collation=collation, namespace=namespace)
+
+    def holds(self, result: Result) -> bool:
+        """Return whether the match held, going by what the server did."""
+        if self.match is ANY:
+            return True
+        if isinstance(result, DeleteResult):
+            return result.deleted_count == 1
+        if self.match is not ABSENT:
+            return result.matched_count == 1
+        if self.upsert:
+            return result.upserted_id is not None or result.modified_count == 1
+        return result.matched_count == 0
+
+
+def write(key: str, value: Any, ttl: float | None, match: Match) -> Command:
+    """Return the command for `Storage.write`."""
+    new = {"value": {"$literal": value}, "expires_at": deadline(ttl)}
+    if match is ABSENT:
+        # What is held stays as it is, which the server does not count as modified. A filter cannot say this: where
+        # none matches, an upsert inserts, and it allows no expressions.
+        new = {field: {"$cond": [_HELD, f"${field}", change]} for field, change in new.items()}
+    if match is ANY or match is ABSENT:
+        return Command(match, {"key": key}, [{"$set": new}], upsert=True)
+    # No upsert: it would bring back what was deleted.
+    return Command(match, held(key, match), [{"$set": new}])
+
+
+def delete(key: str, match: Match) -> Command:
+    """Return the command for `Storage.delete`."""
+    if match is ABSENT:
+        return Command(match, held(key), [{"$set": {"key": "$key"}}])  # changes nothing; the server counts a match
+    return Command(match, held(key, match))
+
+
+def held(key: object, match: Match = PRESENT) -> dict[str, Any]:
+    """Return the filter for what is stored under a key, or a condition on it; if ``match`` is a version, only in that."""
+    if isinstance(match, Condition):
+        return {"key": key, "$expr": _HELD}
+    try:
+        same: dict[str, Any] = {"$eq": ["$value", {"$literal": from_version(match)}]}
+    except ValueError:  # a version of another storage's
+        same = {"$literal": False}
+    return {"key": key, "$expr": {"$and": [_HELD, same]}}
+
+
+def deadline(ttl: float | None) -> Any:
+    """Return the expression for ``expires_at``, by the server's clock."""
+    return "$$REMOVE" if ttl is None else {"$add": ["$$NOW", math.ceil(ttl * 1000)]}
