@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bot_session.errors import SchemaError
@@ -150,19 +150,17 @@ class Table:
             raise SchemaError(f"{quoted(self.value)} must be text, varchar, json or jsonb, not {value['type']}")
         if expires is not None and expires["type"] != "timestamptz":
             raise SchemaError(f"{quoted(self.expires)} must be timestamptz, not {expires['type']}")
-        if not key["alone_unique"]:
-            raise SchemaError(f"keys could be there twice; run: {self.sql(ADD_UNIQUE)}")
-        return Table(
-            self.name,
-            key["schema"],
-            self.key,
-            self.value,
-            self.expires,
+        found = replace(
+            self,
+            schema=key["schema"],
             type=value["type"],
-            key_room=key["room"] if key["type"] == "varchar" and key["room"] > 0 else None,
-            value_room=value["room"] if value["type"] == "varchar" and value["room"] > 0 else None,
+            key_room=_room(key),
+            value_room=_room(value),
             has_expiry=expires is not None,
         )
+        if not key["alone_unique"]:
+            raise SchemaError(f"a key could be there twice; run: {found.sql(ADD_UNIQUE)}")
+        return found
 
     def sql(self, template: str, **more: str) -> str:
         """Fill a statement in."""
@@ -194,6 +192,10 @@ class Table:
             expired=dead if self.has_expiry else "false",
             deadline="statement_timestamp() + make_interval(secs => $2::float8)",
         )
+
+
+def _room(column: Any) -> int | None:
+    return column["room"] if column["type"] == "varchar" and column["room"] > 0 else None
 
 
 class Statements:

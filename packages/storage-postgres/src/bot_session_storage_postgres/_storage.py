@@ -235,7 +235,7 @@ class PostgresStorage(Storage):
 
     def _statement(self, writes: Sequence[Write]) -> tuple[Any, ...]:
         """Return the statement for writes to distinct keys, and its arguments."""
-        kinds = [_kind(write) for write in writes]
+        kinds: list[Kind] = [_kind(write) for write in writes]
         rows = [(write.key, write.value, _seconds(write.ttl), _version(write.match)) for write in writes]
         if len(rows) == 1:
             return self._sql.write[kinds[0]], *rows[0]

