@@ -6,7 +6,7 @@ from collections.abc import Callable
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, cast
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
@@ -23,10 +23,10 @@ Run: TypeAlias = Callable[["Coroutine[Any, Any, Any]"], Any]
 
 MatchKind: TypeAlias = Literal["any", "absent", "present", "current", "stale"]
 
-KEYS = st.sampled_from(["", "a", "A", "a:1", "a:2", "a%", "ab", "b/..", "é", "e\u0301"])
+KEYS = st.sampled_from(["", "a", "A", "a:1", "a%", "b/..", "é", "e\u0301"])
 PREFIXES = st.sampled_from(["", "a", "a:", "a%", "é", "e", "z"])
 VALUES = st.sampled_from(["0", "1", '"x"', "[]", '{"a":[1,2.5]}'])
-TTLS = st.sampled_from([None, 600.0, 86_400.0])
+TTLS = st.sampled_from([None, 600.0, 600.0, 86_400.0])
 MATCHES: st.SearchStrategy[MatchKind] = st.sampled_from(["any", "any", "absent", "present", "current", "stale"])
 OPERATIONS = st.tuples(KEYS, st.none() | VALUES, TTLS, MATCHES)
 
@@ -211,6 +211,7 @@ def run_storage_machine(
             stateful_step_count=steps,
             deadline=None,
             database=None,
+            phases=(Phase.generate,),  # shrinking may take minutes over a real backend
             suppress_health_check=(HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large),
         ),
     )

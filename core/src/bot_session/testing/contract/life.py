@@ -134,6 +134,7 @@ class Life(ContractBase):
         assert await keys_of(storage) == []
 
     async def test_what_others_keep_in_the_database_is_neither_seen_nor_touched(self, storage: Storage) -> None:
+        self.applies(storage.capabilities.shared, "nobody else can keep anything here")
         await self.plant_foreign(storage)
         await storage.write_many([Write(key, "1", ttl=600.0) for key in "abc"])
         await self.write_expired(storage, ["expired"])
