@@ -506,7 +506,7 @@ async def test_what_the_server_rolls_back_for_others_is_done_again(url: str) -> 
 
         async def increment() -> None:
             while (record := await storage.read("n")) is not None:
-                with contextlib.suppress(ConflictError, UnavailableError):
+                with contextlib.suppress(ConflictError):
                     await storage.write("n", str(int(record.value) + 1), match=record.version)
                     return
 
