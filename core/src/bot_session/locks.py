@@ -66,7 +66,7 @@ class KeyLocks:
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():
                 self.release(key)  # It was handed over in the moment of giving up.
-            else:
+            elif waiter in waiters:  # If not, `release` has passed over it already.
                 waiters.remove(waiter)
             if isinstance(error, TimeoutError):
                 raise LockTimeoutError(

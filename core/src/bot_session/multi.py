@@ -151,19 +151,14 @@ class MultiOpening:
         self._mine: list[Session[Any]] = []  # Without a key, and open already, are not here.
 
     async def __aenter__(self) -> MultiSession:
-        fragments = {name: self._fragment(name, sessions) for name, sessions in self._multi.fragments.items()}
-        # One order for everybody, whatever the fragments are called: that of the places.
-        self._mine.sort(
-            key=lambda session: (id(session.sessions.desk.root), session.sessions.desk.prefix + session.key)
-        )
         try:
-            if self._lazy:
+            fragments = {name: self._fragment(name, sessions) for name, sessions in self._multi.fragments.items()}
+            # One order for everybody, whatever the fragments are called: that of the places.
+            self._mine.sort(key=lambda session: (id(session.sessions.desk.root), session.sessions.desk.place(session)))
+            if not self._lazy:
                 for session in self._mine:
-                    if isinstance(session, LazySession):
-                        session.hold_first = self._hold_all
-            else:
-                await self._hold_all()
-                await _all(session.load() for session in fragments.values() if not isinstance(session, KeylessSession))
+                    await session.lock()
+                await _all(session.load() for session in self._mine)
         except BaseException:
             await self._leave(save=False)
             raise
@@ -179,24 +174,16 @@ class MultiOpening:
         if key is None:
             return KeylessSession(f"this update has no session {name!r}: its key is None")
         place = (sessions.desk.root, sessions.desk.prefix + key)
-        for other in self._mine:
-            if (other.sessions.desk.root, other.sessions.desk.prefix + other.key) == place:
-                raise ConfigurationError(
-                    f"two session fragments, {name!r} among them, have the same storage and the same key {place[1]!r}: "
-                    f'give each a prefix, for instance prefix="{name}:"'
-                )
-        session = sessions.desk.mine(sessions, key)
-        if session is None:
-            session = (LazySession if self._lazy else Session)(sessions, key, self._context)
-        session.depth += 1
+        if any(place == (other.sessions.desk.root, other.sessions.desk.place(other)) for other in self._mine):
+            raise ConfigurationError(
+                f"two session fragments, {name!r} among them, have the same storage and the same key {place[1]!r}: "
+                f'give each a prefix, for instance prefix="{name}:"'
+            )
+        session = sessions.desk.take(LazySession if self._lazy else Session, sessions, key, self._context)
         self._mine.append(session)
+        if isinstance(session, LazySession) and session.depth == 1:
+            session.together = self._mine
         return session
-
-    async def _hold_all(self) -> None:
-        for session in self._mine:
-            if isinstance(session, LazySession):
-                session.hold_first = None
-            await session.hold()
 
     async def _leave(self, *, save: bool) -> None:
         ending = []
@@ -210,6 +197,8 @@ class MultiOpening:
 async def _all(steps: Iterable[Awaitable[None]]) -> None:
     """Run steps side by side, each to its end; then raise the first error."""
     results = await asyncio.gather(*steps, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
+    errors = [result for result in results if isinstance(result, BaseException)]
+    if errors:
+        for other in errors[1:]:
+            errors[0].add_note(f"another fragment failed too: {other!r}")
+        raise errors[0]

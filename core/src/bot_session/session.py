@@ -16,10 +16,11 @@ from .locks import KeyLocks
 from .storage import ABSENT, ANY
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Sequence
     from contextlib import AbstractAsyncContextManager
     from decimal import Decimal
 
+    from .documents import Loaded
     from .sessions import Sessions
     from .storage import Match, Storage, Version
 
@@ -125,6 +126,7 @@ class Session(Generic[T]):
         self._check()
         if self._data is _UNSET:
             await self.load()
+            self._check()
         self._accessed = True
         return self._data
 
@@ -160,6 +162,7 @@ class Session(Generic[T]):
             StorageError: The storage could not be written.
         """
         self._check()
+        await self._settle()
         await self._store()
 
     def __repr__(self) -> str:
@@ -189,13 +192,11 @@ class Session(Generic[T]):
             self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
             self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
             if loaded.found:
-                if self._data is _UNSET:
-                    self._data = cast("T", loaded.data)
-                    self._baseline, self._canonical = loaded.text, loaded.canonical
-                return
-        data = await documents.initial_data(self._context)
+                self._resume(loaded)
         if self._data is _UNSET:
-            self._begin(data)
+            data = await documents.initial_data(self._context)
+            if self._data is _UNSET:
+                self._begin(data)
 
     async def finish(self, *, save: bool) -> None:
         """Save if wanted; then close, and let others at the session, whatever happened."""
@@ -205,17 +206,34 @@ class Session(Generic[T]):
                 await self._store()
         finally:
             self._closed = True
-            if self._held:
-                self._held = False
-                self._sessions.desk.leave(self)
+            self._sessions.desk.leave(self)
+            self._unlock()
 
     async def hold(self) -> None:
+        """Take the locks that saving or loading needs, unless this session has them."""
+        await self.lock()
+
+    async def lock(self) -> None:
         """Take the key's lock, unless this session has it."""
         if not self._held:
-            await self._sessions.desk.enter(self)
+            await self._sessions.desk.lock(self)
             self._held = True
+            if self._closed:  # While it waited; nobody would unlock it any more.
+                self._unlock()
+                self._check()
+
+    def _unlock(self) -> None:
+        if self._held:
+            self._held = False
+            self._sessions.desk.unlock(self)
 
     # ------------------------------------------------------------------ its data
+
+    def _resume(self, loaded: Loaded[T]) -> None:
+        """Start with what was read, unless it was assigned or cleared while it was read."""
+        if self._data is _UNSET and not self._cleared:
+            self._data = cast("T", loaded.data)
+            self._baseline, self._canonical = loaded.text, loaded.canonical
 
     def _begin(self, data: T) -> None:
         """Start with initial data, which is not worth storing until it is changed."""
@@ -289,7 +307,9 @@ class Session(Generic[T]):
             if settled != target:
                 target = settled
                 self._data = cast("T", None if settled is None else documents.codec.decode(settled))
-        self._base = self._baseline = target
+        self._base = target
+        if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
+            self._baseline = target
         self._loaded, self._canonical, self._cleared, self._left = True, True, False, documents.ttl
 
     async def _renew(self) -> None:
@@ -318,12 +338,13 @@ class LazySession(Session[T]):
     was there before.
     """
 
-    __slots__ = ("_promise", "hold_first")
+    __slots__ = ("_locking", "_promise", "together")
 
     def __init__(self, sessions: Sessions[T], key: str, context: object = None) -> None:
         super().__init__(sessions, key, context)
         self._promise: Awaitable[T | None] | None = None
-        self.hold_first: Callable[[], Awaitable[None]] | None = None  # For several sessions that lock together.
+        self._locking = asyncio.Lock()  # Several tasks of one handler may be the first to need the key's lock.
+        self.together: Sequence[Session[Any]] = ()  # Those whose locks are taken with its own, in this order.
 
     @property
     def data(self) -> T:
@@ -354,10 +375,13 @@ class LazySession(Session[T]):
         await super().finish(save=save)
 
     async def hold(self) -> None:
-        if self.hold_first is not None and not self._held:
-            hold_first, self.hold_first = self.hold_first, None
-            await hold_first()
-        await super().hold()
+        if not self._held:
+            for session in self.together or (self,):
+                await session.lock()
+
+    async def lock(self) -> None:
+        async with self._locking:
+            await super().lock()
 
     async def _settle(self) -> None:
         await self._keep_promise()
@@ -395,13 +419,15 @@ class KeylessSession(Session[T]):
         return "<KeylessSession>"
 
 
-_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[str, Session[Any]]]] = weakref.WeakKeyDictionary()
-"""For each storage the locks and the sessions that are open; gone with the storage."""
+_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[tuple[str, object], Session[Any]]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""For each storage the locks, and the sessions that are open by place and task; gone with the storage."""
 
 
 class Desk:
     """
-    Where the sessions of one storage lie while they are open: one of each key at a time.
+    Where the sessions of one storage lie while they are open, and where they wait for their turn.
 
     All `Sessions` on one storage share what is on it, each seeing the keys behind its own prefix.
 
@@ -417,6 +443,10 @@ class Desk:
         self.locks, self._open = _desks.setdefault(root, (KeyLocks(), {}))
         self._timeout = timeout
 
+    def place(self, session: Session[Any]) -> str:
+        """Return the key of a session in the storage itself."""
+        return self.prefix + session.key
+
     def mine(self, sessions: Sessions[T], key: str) -> Session[T] | None:
         """
         Return the session of this key that the current task has open, if it has.
@@ -424,36 +454,40 @@ class Desk:
         Raises:
             ConfigurationError: It has, but one of another kind: the two would overwrite each other.
         """
-        session = self._open.get(self.prefix + key)
-        if session is None or session.task is not asyncio.current_task():
-            return None
-        if session.sessions is not sessions:
+        session = self._open.get((self.prefix + key, asyncio.current_task()))
+        if session is not None and session.sessions is not sessions:
             raise ConfigurationError(
                 f"two kinds of session meet in one storage under the key {self.prefix + key!r}: "
                 'give one of them a prefix, for instance prefix="user:"'
             )
         return session
 
-    async def enter(self, session: Session[Any]) -> None:
+    def take(self, kind: type[Session[Any]], sessions: Sessions[T], key: str, context: object) -> Session[T]:
+        """Return `mine`, or else a new session, opened once more than before. Raises as `mine` does."""
+        session = self.mine(sessions, key)
+        if session is None:
+            session = kind(sessions, key, context)
+            self._open[self.prefix + key, session.task] = session
+        session.depth += 1
+        return session
+
+    def leave(self, session: Session[Any]) -> None:
+        """Take a session off the desk."""
+        del self._open[self.place(session), session.task]
+
+    async def lock(self, session: Session[Any]) -> None:
         """
-        Put a session on the desk, when those of its key that came before have left.
+        Wait until those of the session's key that came before have unlocked it.
 
         Raises:
             LockTimeoutError: That took too long.
-            ConfigurationError: As `mine`.
         """
-        place = self.prefix + session.key
-        if not self.locks.try_acquire(place):
-            self.mine(session.sessions, session.key)
-            await self.locks.acquire(place, self._timeout)
-        self._open[place] = session
+        await self.locks.acquire(self.place(session), self._timeout)
 
-    def leave(self, session: Session[Any]) -> None:
-        """Take a session off the desk and let the next one of its key come."""
-        place = self.prefix + session.key
-        del self._open[place]
-        self.locks.release(place)
+    def unlock(self, session: Session[Any]) -> None:
+        """Let the next one of the session's key have its turn."""
+        self.locks.release(self.place(session))
 
     def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
-        """Keep sessions of these keys off the desk."""
+        """Keep sessions of these keys waiting."""
         return self.locks.holding(*(self.prefix + key for key in keys), timeout=self._timeout)

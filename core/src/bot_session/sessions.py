@@ -66,11 +66,7 @@ class Opening(Generic[S_co]):
 
     async def __aenter__(self) -> S_co:
         sessions = self._sessions
-        session = sessions.desk.mine(sessions, self._key)
-        if session is None:
-            session = self._kind(sessions, self._key, self._context)
-        self._session = session
-        session.depth += 1
+        self._session = session = sessions.desk.take(self._kind, sessions, self._key, self._context)
         try:
             if self._kind is Session:
                 await (session.fill() if session.depth == 1 else session.load())
@@ -296,7 +292,7 @@ class Sessions(Generic[T]):
         if mine is None:
             async with self.desk.holding(key):
                 return await self.storage.delete(self.prefix + key)
-        existed = not mine.is_new
+        existed = await self.storage.has(self.prefix + key)
         mine.data = None
         await mine.save()
         return existed
@@ -328,8 +324,8 @@ class Sessions(Generic[T]):
                 data = cast("T", loaded.data) if loaded.found else await documents.initial_data(None)
                 before = None if data is None else documents.encode(place, data)
                 data = await _apply(change, data)
-                text = documents.encode(place, data)
-                if text == before:
+                text = None if data is None else documents.encode(place, data)
+                if text is None or text == before:
                     return data
                 documents.verify(place, data, text)
                 try:
