@@ -51,13 +51,6 @@ class Wrapped(StorageContract):
     async def expire_now(self, storage, key):
         expire(storage, key)
 
-    async def test_capabilities_are_declared_by_the_class_and_do_not_change(self, make_storage):
-        # A wrapper's are those of what it wraps, so its class alone cannot tell.
-        storage = make_storage()
-
-        assert storage.capabilities == make_storage().capabilities
-        assert storage.capabilities.shared == storage.inner.capabilities.shared
-
 
 class TestWrapper(Wrapped):
     pass

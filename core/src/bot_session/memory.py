@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
 from .redaction import redact_url
@@ -26,7 +26,7 @@ class MemoryStorage(Storage):
         clock: Returns seconds that only grow; replace it to move time in tests.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=False, durable=False, native_expiry=False, ttl_resolution=0.0, atomic_batches=False
     )
 

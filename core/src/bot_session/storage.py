@@ -157,8 +157,8 @@ class Storage(ABC):
     It is an asynchronous context manager that opens and closes.
     """
 
-    capabilities: ClassVar[Capabilities]
-    """What this storage can do."""
+    capabilities: Capabilities
+    """What this storage can do: declared by the class, or by an instance that can less."""
 
     driver_query: ClassVar[bool] = False
     """Whether the options of a URL that are none of `from_url`'s own belong to the driver. If not, they are errors."""

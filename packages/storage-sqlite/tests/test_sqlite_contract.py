@@ -130,7 +130,7 @@ class TestMemory(SQLiteContract):
     async def plant_foreign(self, storage):
         self.applies(False, "nobody else can reach this memory")
 
-    async def test_capabilities_are_declared_by_the_class_and_do_not_change(self, make_storage):
+    async def test_it_is_neither_shared_nor_durable(self, make_storage):
         able = make_storage().capabilities
 
         assert able == dataclasses.replace(SQLiteStorage.capabilities, shared=False, durable=False)

@@ -96,7 +96,7 @@ def facts_of(item: pytest.Function) -> dict[str, Any]:
     if isinstance(storage := item.funcargs.get("storage"), Storage):
         kind = type(storage)
         facts["storage"] = f"{kind.__module__}.{kind.__qualname__}"
-        facts["capabilities"] = dataclasses.asdict(kind.capabilities)
+        facts["capabilities"] = dataclasses.asdict(storage.capabilities)
         facts["versions"] = {
             "python": platform.python_version(),
             "bot-session": version("bot-session"),

@@ -7,7 +7,7 @@ import dataclasses
 import os
 import time
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -48,7 +48,7 @@ class SQLiteStorage(Storage):
         clock: Returns seconds since 1970; replace it to move time in tests.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=True, durable=True, native_expiry=False, ttl_resolution=0.001, atomic_batches=True
     )
 
@@ -279,7 +279,7 @@ class SQLiteStorage(Storage):
     def _restrict(self, *, in_memory: bool) -> None:
         """Say what this storage can do, where that is less than others can."""
         able = type(self).capabilities
-        self.capabilities = dataclasses.replace(  # type: ignore[misc]  # the class says it for all others
+        self.capabilities = dataclasses.replace(
             able,
             shared=not in_memory,
             durable=not in_memory,

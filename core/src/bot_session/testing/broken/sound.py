@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import ClassVar
 
 from bot_session.errors import UnavailableError
 from bot_session.memory import MemoryStorage
@@ -66,7 +65,7 @@ class Client:
 class SoundStorage(MemoryStorage):
     """A storage without faults. Like a real one it awaits the wire, where others get their turn."""
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=True,
         durable=True,
         native_expiry=False,

@@ -85,7 +85,7 @@ class ContractBase:
         self.skip("foreign_is_untouched")
 
     async def crowd(self, storage: Storage, n: int) -> None:
-        """Put ``n`` documents beside those of a test, under keys that begin with ``crowd:``. A faster way is welcome."""
+        """Put ``n`` documents beside those of a test, under keys that begin with ``crowd:``."""
         for start in range(0, n, 1_000):
             await storage.write_many([Write(f"crowd:{i}", "0") for i in range(start, min(n, start + 1_000))])
 

@@ -23,12 +23,12 @@ LARGEST_TRIED = 32 * 1024 * 1024
 class Limits(ContractBase):
     """Capabilities are declared and true."""
 
-    async def test_capabilities_are_declared_by_the_class_and_do_not_change(self, make_storage: MakeStorage) -> None:
+    async def test_capabilities_are_declared_and_do_not_change(self, make_storage: MakeStorage) -> None:
         storage = make_storage()
-        capabilities = type(storage).capabilities
+        capabilities = storage.capabilities
 
         assert isinstance(capabilities, Capabilities)
-        assert capabilities == storage.capabilities
+        assert capabilities == make_storage().capabilities
         assert 0 <= capabilities.ttl_resolution <= 60
         with pytest.raises(dataclasses.FrozenInstanceError):
             storage.capabilities.shared = None  # type: ignore[misc,assignment]

@@ -35,5 +35,6 @@ class Model(ContractBase):
             (storage, other),
             run,
             None if waits else self.expire_now,
+            self.comparable,
             examples=self.machine_examples,
         )

@@ -29,7 +29,7 @@ DOCUMENTS = {
     "one as float": "1.0",
     "small float": "5e-324",
     "long float": "0.1234567890123456",
-    "exponent": "1e400".replace("400", "300"),
+    "exponent": "1e300",
     "int of 53 bits": "9007199254740993",
     "int of 64 bits": "-9223372036854775808",
     "int beyond 64 bits": "123456789012345678901234567890",
