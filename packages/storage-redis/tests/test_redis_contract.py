@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from importlib.metadata import version
+from typing import ClassVar
 
 import pytest
-from bot_session_storage_redis import RedisStorage
-from redis.asyncio import Redis, RedisCluster
-
 from bot_session.testing import StorageContract
 from bot_session.testing.servers.base import free_port
+from bot_session_storage_redis import RedisStorage
+from redis.asyncio import Redis, RedisCluster
 
 
 class OnRedis(StorageContract):
@@ -61,7 +61,7 @@ class OnRedis(StorageContract):
         async with Redis.from_url(self.url, **self.injected_options) as client:
             yield lambda **options: RedisStorage(client, **options), client.ping
 
-    injected_options = {"decode_responses": False}
+    injected_options: ClassVar = {"decode_responses": False}
 
     def versions(self):
         names = ("bot-session-storage-redis", "redis")
@@ -78,7 +78,7 @@ class TestInjectedClient(OnRedis):
         async with Redis.from_url(self.url, decode_responses=request.param) as client:
             yield lambda **options: RedisStorage(client, **options)
 
-    injected_options = {"decode_responses": True}
+    injected_options: ClassVar = {"decode_responses": True}
 
 
 class TestCluster(OnRedis):

@@ -49,13 +49,14 @@ def connect(
     if scheme not in _SCHEMES:
         raise ConfigurationError(f"a Redis URL starts with one of {', '.join(_SCHEMES)}, not with {scheme!r}")
     driver_url = f"{_SCHEMES[scheme]}:{rest}"
-    options: dict[str, Any] = {"socket_timeout": timeout, "max_connections": max_connections}
+    options: dict[str, Any] = {"max_connections": max_connections}
     if scheme != "redis+unix":
         options["socket_connect_timeout"] = timeout
     try:
         if scheme.endswith("+cluster"):
-            cluster = RedisCluster.from_url(driver_url, **options)
+            cluster = RedisCluster.from_url(driver_url, socket_timeout=timeout, **options)
             return cluster, cluster.aclose
+        options["socket_timeout"] = None  # `Single` has its own
         # A server that cannot be reached is an answer too, and the caller knows best whether to wait.
         options["retry"] = Retry(NoBackoff(), 0)
         if scheme.endswith("+sentinel"):

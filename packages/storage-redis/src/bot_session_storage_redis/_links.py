@@ -9,12 +9,13 @@ connections (`Single`) or to a named node (`Cluster`), where redis-py repeats no
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any, Protocol
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisClusterException, RedisError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Coroutine, Iterable, Iterator, Sequence
 
     from redis.asyncio import Redis, RedisCluster
 
@@ -30,21 +31,50 @@ class Link(Protocol):
 
     name: str
 
+    async def open(self) -> None:
+        """Fail early if nobody answers."""
+        ...
+
     async def send(self, key: bytes, *command: Any) -> Any:
         """Send a command about ``key`` and return the answer, in bytes whatever the client decodes."""
         ...
 
     async def masters(self) -> Sequence[Any]:
-        """Return all servers that hold keys, for `send_to`."""
+        """Return the servers that have keys, for `scan`."""
         ...
 
-    async def send_to(self, master: Any, *command: Any) -> Any:
-        """Send a command to one server."""
+    async def scan(self, master: Any, *arguments: Any) -> tuple[int, list[bytes]]:
+        """Return the next cursor of SCAN and a page of keys."""
         ...
 
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
         """Split keys into groups that one script may touch, as their positions in order."""
         ...
+
+
+@contextlib.contextmanager
+def _not_sent() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, RedisClusterException, OSError) as error:
+        raise NotSentError from error
+
+
+async def _to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
+    """
+    Wait for ``work`` even if we are cancelled meanwhile, and only then be cancelled.
+
+    For what redis-py leaves in disorder when it is cancelled: a node of a cluster whose connection has sent its
+    greeting but not read the answer, which the next command would take for its own.
+    """
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        if not task.cancelled():
+            task.exception()  # seen: nobody is left to hear of it
+        raise
 
 
 class _Gate:
@@ -74,24 +104,40 @@ class Single:
 
     def __init__(self, client: Redis, limit: int, timeout: float) -> None:
         self._pool: Any = client.connection_pool
+        self._timeout = timeout
         self._gate = _Gate(min(limit, self._pool.max_connections), timeout)
         self.name = _address(self._pool.connection_kwargs)
 
+    async def open(self) -> None:
+        await self._send("PING")
+
     async def send(self, key: bytes, *command: Any) -> Any:  # noqa: ARG002
-        return await self.send_to(None, *command)
+        return await self._send(*command)
 
     async def masters(self) -> Sequence[Any]:
         return (None,)
 
-    async def send_to(self, master: Any, *command: Any) -> Any:  # noqa: ARG002
+    async def scan(self, master: Any, *arguments: Any) -> tuple[int, list[bytes]]:  # noqa: ARG002
+        cursor, page = await self._send("SCAN", *arguments)
+        return int(cursor), page
+
+    async def _send(self, *command: Any) -> Any:
         async with self._gate:
+            with _not_sent():
+                connection = self._pool.get_available_connection()
             try:
-                connection = await self._pool.get_connection()
-            except (RedisError, OSError) as error:
-                raise NotSentError from error
-            try:
-                await connection.send_command(*command)
-                return await connection.read_response(disable_decoding=True)
+                with _not_sent():
+                    async with asyncio.timeout(self._timeout):
+                        await self._pool.ensure_connection(connection)
+                # One timer here costs less than the two tasks or timers of the connection's own timeout.
+                async with asyncio.timeout(self._timeout):
+                    await connection.send_command(*command)
+                    return await connection.read_response(disable_decoding=True)
+            except asyncio.CancelledError:
+                # redis-py leaves a connection as it is whose greeting was cancelled: the next command that uses it
+                # would take the answer to that for its own.
+                await connection.disconnect(nowait=True)
+                raise
             finally:
                 await self._pool.release(connection)
 
@@ -107,29 +153,28 @@ class Cluster:
         self._gate = _Gate(min(limit, client.connection_kwargs.get("max_connections", limit)), timeout)
         self.name = "cluster"
 
+    async def open(self) -> None:
+        """Ask the cluster for its nodes if the client does not know them, or has reason to doubt them."""
+        with _not_sent():
+            await _to_its_end(self._client.initialize())
+
     async def send(self, key: bytes, *command: Any) -> Any:
-        async with self._gate:
-            await self._know_nodes()
-            return await self._send_to(
-                self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key)), *command
-            )
+        await self.open()
+        return await self._send(self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key)), *command)
 
     async def masters(self) -> Sequence[Any]:
-        await self._know_nodes()
+        await self.open()
         return self._client.get_primaries()
 
-    async def send_to(self, master: Any, *command: Any) -> Any:
+    async def scan(self, master: Any, *arguments: Any) -> tuple[int, list[bytes]]:
+        cursors, page = await self._send(master, "SCAN", *arguments)
+        return next(iter(cursors.values())), page
+
+    async def _send(self, node: Any, *command: Any) -> Any:
         async with self._gate:
-            return await self._send_to(master, *command)
-
-    async def _send_to(self, node: Any, *command: Any) -> Any:
-        return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
-
-    async def _know_nodes(self) -> None:
-        try:
-            await self._client.initialize()
-        except Exception as error:  # redis-py has cluster errors that are no RedisError
-            raise NotSentError from error
+            # A command to a named node is not repeated.
+            command_sent = self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+            return await _to_its_end(command_sent)
 
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
         slots: dict[int, list[int]] = {}

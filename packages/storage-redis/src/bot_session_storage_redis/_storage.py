@@ -50,7 +50,7 @@ class RedisStorage(Storage):
         ConfigurationError: The URL is wrong, or the client is of another kind.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=True,
         durable=False,  # as Redis comes, a crash loses what was written since its last snapshot
         native_expiry=True,
@@ -187,22 +187,20 @@ class RedisStorage(Storage):
                 if self._state != "open":
                     await self._ready("read_all_keys")
                 with mapped("read_all_keys", None, self, writes=False):
-                    scan = ("SCAN", cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "string")
-                    position, page = await self._link.send_to(master, *scan)
+                    scan = (cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "string")
+                    cursor, page = await self._link.scan(master, *scan)
                 fresh = [raw for raw in dict.fromkeys(page) if raw not in seen]
                 seen.update(fresh)
                 for raw in fresh:
                     if (key := _key(raw)) is not None:
                         yield key
-                cursor = int(position)
                 if cursor == 0:
                     break
 
     async def _open(self) -> None:
         try:
             with mapped("open", None, self, writes=False):
-                for master in await self._link.masters():
-                    await self._link.send_to(master, "PING")
+                await self._link.open()
         except BaseException:
             await self._close()
             raise
