@@ -9,7 +9,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.request import url2pathname
 
 from bot_session.errors import ConfigurationError, ConflictError, InvalidKeyError, SchemaError, UnavailableError
@@ -55,7 +55,7 @@ class FileStorage(Storage):
         ConfigurationError: An option is wrong.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=True,
         durable=True,
         native_expiry=False,
