@@ -228,11 +228,7 @@ class FileStorage(Storage):
     # ------------------------------------------------------------------ in a thread
 
     def _read_all(self, trip: Trip, keys: Sequence[str]) -> dict[str, Record]:
-        found: dict[str, Record] = {}
-        for key in keys:
-            if (record := self._folder.read(trip, key)) is not None:
-                found[key] = record
-        return found
+        return {key: record for key in keys if (record := self._folder.read(trip, key)) is not None}
 
     def _apply_all(self, trip: Trip, writes: Sequence[Write]) -> list[WriteResult]:
         """Do what one lock guards."""
