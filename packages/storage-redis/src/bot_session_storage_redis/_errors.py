@@ -10,10 +10,15 @@ from redis.exceptions import (
     AuthenticationError,
     AuthorizationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
     NoPermissionError,
+    OutOfMemoryError,
+    ReadOnlyError,
     RedisClusterException,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 
 from ._links import NotSentError
@@ -38,6 +43,16 @@ _REFUSALS: Final = {
 }
 """What a server answers that will not do it now, so nothing was written."""
 
+_CODES: Final[dict[type[Exception], str]] = {
+    MasterDownError: "MASTERDOWN",
+    ClusterDownError: "CLUSTERDOWN",
+    BusyLoadingError: "LOADING",
+    OutOfMemoryError: "OOM",
+    ReadOnlyError: "READONLY",
+    TryAgainError: "TRYAGAIN",
+}
+"""Answers that redis-py has a class for: it takes the code out of their text."""
+
 
 @contextlib.contextmanager
 def mapped(operation: str, key: str | None, storage: object, *, writes: bool) -> Iterator[None]:
@@ -53,15 +68,13 @@ def mapped(operation: str, key: str | None, storage: object, *, writes: bool) ->
 def _translated(error: BaseException, about: dict[str, Any], *, unknown: bool) -> StorageError:
     if isinstance(error, _RIGHTS):
         return SchemaError(f"Redis refuses the user or what it does: {_first_line(error)}", **about)
-    if isinstance(error, BusyLoadingError):
-        return UnavailableError(f"Redis {_REFUSALS['LOADING']}", **about)
-    if not isinstance(error, ResponseError):
+    codes = [code for kind, code in _CODES.items() if isinstance(error, kind)]
+    if not codes and not isinstance(error, ResponseError):
         return UnavailableError(f"Redis does not answer: {_first_line(error)}", **about, outcome_unknown=unknown)
-    # Before Redis 7 the word stands amid the text if a script ran into it.
-    words = f"{type(error).__name__} {error}".upper().replace("ERROR", "").split()
-    for word, reason in _REFUSALS.items():
-        if word in words:
-            return UnavailableError(f"Redis {reason}", **about)
+    # Before Redis 7 the code stands amid the text if a script ran into it.
+    words = str(error).split()
+    for code in codes or _REFUSALS.keys() & words:
+        return UnavailableError(f"Redis {_REFUSALS[code]}", **about)
     if "WRONGTYPE" in words:
         return SchemaError("the key holds no string: it belongs to another program", **about)
     return StorageError(f"Redis refuses: {_first_line(error)}", **about)

@@ -1,0 +1,301 @@
+"""What the contract cannot know: the layout, other programs' keys, broken servers, Sentinel, TLS, URLs."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import pytest
+from bot_session import open_storage
+from bot_session.errors import ConfigurationError, ConflictError, SchemaError, UnavailableError
+from bot_session.storage import ABSENT, Write
+from bot_session_storage_redis import RedisStorage
+from redis import Redis as SyncRedis
+from redis.asyncio import Redis
+
+
+@pytest.fixture
+async def raw(redis_server):
+    """A client beside the storage, on a database of this file's own."""
+    async with Redis.from_url(redis_server.url.removesuffix("/0") + "/2") as raw:
+        await raw.flushdb()
+        yield raw
+
+
+@pytest.fixture
+async def storage(raw, redis_server):
+    async with RedisStorage(redis_server.url.removesuffix("/0") + "/2", timeout=2.0) as storage:
+        yield storage
+
+
+# ---------------------------------------------------------------------- grammY and GramIO
+
+
+async def test_reads_what_grammy_wrote(storage, raw):
+    await raw.set("42", '{"count":1}', ex=60)
+    record = await storage.read("42")
+
+    assert record.value == '{"count":1}'
+    assert 59 < record.ttl <= 60
+
+
+async def test_writes_the_bytes_that_grammy_writes(storage, raw):
+    await storage.write("42", '{"count":1}')
+
+    assert await raw.type("42") == b"string"
+    assert await raw.get("42") == b'{"count":1}'
+    assert await raw.pttl("42") == -1
+
+
+async def test_gramio_s_key_prefix_is_a_prefix(raw, redis_server):
+    await raw.set("@custom/prefix:123", '{"count":1}', ex=60)
+    url = redis_server.url.removesuffix("/0") + "/2?prefix=@custom/prefix:"
+    async with open_storage(url.replace("@", "%40")) as storage:
+        assert (await storage.read("123")).value == '{"count":1}'
+
+
+async def test_a_ttl_below_a_second_is_kept_in_milliseconds_rounded_up(storage, raw):
+    await storage.write("k", "1", ttl=0.0001)
+    await storage.write("l", "1", ttl=0.5004)
+
+    assert 499 <= await raw.pttl("l") <= 501
+
+
+# ---------------------------------------------------------------------- other programs' keys
+
+
+@pytest.mark.parametrize("method", ["read", "write", "delete", "touch", "has", "read_many", "write_many"])
+async def test_a_key_of_another_type_is_refused_and_stays(storage, raw, method):
+    await raw.hset("k", "field", "value")
+    calls = {
+        "write": lambda: storage.write("k", "1"),
+        "touch": lambda: storage.touch("k", 60.0),
+        "read_many": lambda: storage.read_many(["l", "k"]),
+        "write_many": lambda: storage.write_many([Write("l", "1"), Write("k", "1")]),
+    }
+    with pytest.raises(SchemaError):
+        await calls.get(method, lambda: getattr(storage, method)("k"))()
+
+    assert await raw.hgetall("k") == {b"field": b"value"}
+    assert await raw.pttl("k") == -1
+    assert await raw.exists("l") == 0
+
+
+async def test_bytes_that_are_no_text_are_refused(storage, raw):
+    await raw.set("k", b"\xff")
+    with pytest.raises(SchemaError) as caught:
+        await storage.read("k")
+
+    assert isinstance(caught.value.__cause__, UnicodeDecodeError)
+
+
+async def test_a_hundred_thousand_other_keys_do_not_hide_ours(storage, raw):
+    for start in range(0, 100_000, 10_000):
+        await raw.mset({f"other:{i}": "1" for i in range(start, start + 10_000)})
+    await storage.write_many([Write(f"ours:{i}", "1") for i in range(50)])
+    found = [key async for key in storage.read_all_keys("ours:")]
+
+    assert sorted(f"ours:{i}" for i in range(50)) == sorted(found)
+
+
+# ---------------------------------------------------------------------- many at a time
+
+
+async def test_a_thousand_in_flight_share_a_few_connections(raw, redis_server):
+    async with RedisStorage(redis_server.url, max_connections=5) as storage:
+        versions = await asyncio.gather(*(storage.write(f"many:{i}", str(i)) for i in range(1_000)))
+        assert [str(i) for i in range(1_000)] == versions
+        assert await storage.delete_many(f"many:{i}" for i in range(1_000)) == 1_000
+
+
+async def test_an_injected_pool_that_raises_when_it_is_empty_does_not(redis_server):
+    async with Redis.from_url(redis_server.url, max_connections=3) as client:
+        storage = RedisStorage(client)
+        found = await asyncio.gather(*(storage.read(f"none:{i}") for i in range(200)))
+
+        assert found == [None] * 200
+
+
+async def test_sixteen_open_at_once(redis_server):
+    storages = [RedisStorage(redis_server.url) for _ in range(16)]
+    await asyncio.gather(*(storage.open() for storage in storages))
+    results = await asyncio.gather(
+        *(storage.write("race", str(i), match=ABSENT) for i, storage in enumerate(storages)), return_exceptions=True
+    )
+    winners = [result for result in results if not isinstance(result, ConflictError)]
+
+    assert [(await storages[0].read("race")).value] == winners
+    await storages[0].delete("race")
+    await asyncio.gather(*(storage.close() for storage in storages))
+
+
+# ---------------------------------------------------------------------- faults
+
+
+async def test_a_write_that_is_cut_off_has_an_unknown_outcome_and_is_not_repeated(storage, raw):
+    await storage.write("k", "old")
+    await raw.execute_command("CLIENT", "PAUSE", 10_000, "WRITE")
+    writing = asyncio.create_task(storage.write("k", "new", match="old"))
+    try:
+        async with asyncio.timeout(5):
+            while not await is_held_back(raw):
+                pass
+        await raw.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+        with pytest.raises(UnavailableError) as caught:
+            await writing
+    finally:
+        await raw.execute_command("CLIENT", "UNPAUSE")
+
+    assert caught.value.outcome_unknown
+    assert caught.value.__cause__ is not None
+    assert await raw.get("k") == b"old"
+
+
+async def is_held_back(raw):
+    """Whether the server has a script that it will not run yet."""
+    return any("b" in client["flags"] for client in await raw.client_list())
+
+
+async def test_a_refused_connection_is_a_known_outcome():
+    async with asyncio.timeout(5):
+        storage = RedisStorage("redis://127.0.0.1:1", timeout=1.0)
+        with pytest.raises(UnavailableError) as caught:
+            await storage.write("k", "1")
+
+    assert not caught.value.outcome_unknown
+    assert isinstance(caught.value.__cause__, Exception)
+
+
+async def test_a_replica_refuses_writes_with_a_known_outcome(storage, raw):
+    await raw.execute_command("REPLICAOF", "127.0.0.1", 1)
+    try:
+        with pytest.raises(UnavailableError) as caught:
+            await storage.write("k", "1")
+    finally:
+        await raw.execute_command("REPLICAOF", "NO", "ONE")
+
+    assert not caught.value.outcome_unknown
+
+
+async def test_a_server_without_memory_refuses_writes_with_a_known_outcome(storage, raw):
+    await raw.config_set("maxmemory", "1")
+    try:
+        with pytest.raises(UnavailableError) as caught:
+            await storage.write("k", "1")
+    finally:
+        await raw.config_set("maxmemory", "0")
+
+    assert not caught.value.outcome_unknown
+    assert await raw.get("k") is None
+
+
+async def test_a_user_without_rights_is_told_so(raw, redis_server):
+    await raw.execute_command("ACL", "SETUSER", "bot", "on", ">hunter2", "~*", "+ping")
+    url = redis_server.url.replace("redis://", "redis://bot:hunter2@")
+    try:
+        async with RedisStorage(url) as storage:
+            with pytest.raises(SchemaError) as caught:
+                await storage.read("k")
+        with pytest.raises(SchemaError):
+            await RedisStorage(url.replace("hunter2", "wrong")).open()
+    finally:
+        await raw.execute_command("ACL", "DELUSER", "bot")
+
+    assert "hunter2" not in f"{caught.value} {storage!r}"
+
+
+async def test_scripts_that_the_server_forgot_are_sent_again(storage, raw):
+    await storage.write("k", "1")
+    await raw.script_flush()
+
+    assert (await storage.read("k")).value == "1"
+
+
+async def test_a_server_that_hangs_is_an_error_within_the_timeout(redis_server, raw):
+    async with RedisStorage(redis_server.url, timeout=0.3) as storage:
+        await raw.execute_command("CLIENT", "PAUSE", 10_000, "ALL")
+        try:
+            with pytest.raises(UnavailableError) as caught:
+                await storage.read("k")
+        finally:
+            # Only a client that is not paused could undo it; a restart would lose the other tests' data.
+            redis_server.restart()
+
+    assert isinstance(caught.value.__cause__, TimeoutError)
+
+
+async def test_what_was_written_survives_a_killed_server_that_syncs_always(redis_aof_server):
+    async with RedisStorage(redis_aof_server.url, timeout=2.0) as storage:
+        await storage.write("k", "1", ttl=60.0)
+        await asyncio.to_thread(redis_aof_server.kill)
+        with pytest.raises(UnavailableError):
+            await storage.read("k")
+        await asyncio.to_thread(redis_aof_server.start)
+
+        assert (await storage.read("k")).value == "1"
+
+
+# ---------------------------------------------------------------------- Sentinel, TLS, URLs
+
+
+async def test_a_failover_of_sentinel_s_is_followed(redis_sentinel):
+    async with RedisStorage(redis_sentinel.url, timeout=1.0) as storage:
+        await storage.write("before", "1")
+        port = int(re.search(r":(\d+)/", redis_sentinel.url)[1])
+        with SyncRedis(port=port) as sentinel:
+            sentinel.sentinel_failover("bot-session")
+        async with asyncio.timeout(30):
+            while not await failed_over(storage, port):
+                pass
+        assert (await storage.read("before")).value == "1"
+
+
+async def failed_over(storage, port):
+    """Write, and say whether the master is another one than the first."""
+    async with Redis(port=port) as sentinel:
+        master = await sentinel.sentinel_master("bot-session")
+    try:
+        await storage.write("during", "1")
+    except UnavailableError:
+        return False
+    return master["config-epoch"] > 0 and "master" in str(master["flags"])
+
+
+async def test_tls(redis_tls_server):
+    async with open_storage(f"{redis_tls_server.url}?ssl_ca_certs={redis_tls_server.certificate}") as storage:
+        await storage.write("tls", "1")
+        assert (await storage.read("tls")).value == "1"
+        await storage.delete("tls")
+
+
+async def test_a_certificate_that_nobody_trusts_is_an_error(redis_tls_server):
+    with pytest.raises(UnavailableError):
+        await RedisStorage(redis_tls_server.url).open()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost",
+        "redis://localhost?nonsense=1",
+        "redis://localhost?db=secret",
+        "redis+sentinel://localhost",
+        "redis+cluster://localhost/1?timeout=secret&db=2",
+    ],
+)
+def test_a_wrong_url_is_refused_at_once_without_its_values(url):
+    with pytest.raises(ConfigurationError) as caught:
+        RedisStorage(url)
+
+    assert "secret" not in str(caught.value)
+
+
+def test_a_client_of_another_kind_is_refused():
+    with pytest.raises(ConfigurationError, match=r"redis\.asyncio"):
+        RedisStorage(SyncRedis())
+
+
+def test_the_repr_has_no_password():
+    storage = RedisStorage("redis://user:hunter2@example.org:6380/3")
+
+    assert repr(storage) == "<RedisStorage example.org:6380/3>"
