@@ -1,0 +1,321 @@
+"""Sessions in Supabase."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from urllib.parse import urlsplit
+
+import httpx
+import msgspec
+from bot_session.errors import ConfigurationError, StorageError, UnavailableError
+from bot_session.redaction import redact_url
+from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, WriteResult
+from postgrest.exceptions import APIError
+from supabase import AsyncClient, AsyncClientOptions
+
+from ._errors import lost, refused
+from ._schema import function_name, render
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from typing import Self
+
+__all__ = ["SupabaseStorage"]
+
+T = TypeVar("T")
+
+_Row: TypeAlias = tuple[str, str, Version, float | None]
+"""Key, document, version, seconds left."""
+
+_BODY_BYTES: Final = 1_000_000
+"""About how long the body of a request may become, unless a single document is longer."""
+_AT_ONCE: Final = 1_000
+"""How many keys travel in a request or an answer at most."""
+_PURGED_AT_ONCE: Final = 10_000
+"""How many rows a call of `SupabaseStorage.purge` deletes, to stay below Supabase's statement timeout."""
+
+
+class _Conflict(msgspec.Struct):
+    """What the database answers for a match that failed."""
+
+    actual: Version | None
+
+
+class SupabaseStorage(Storage):
+    """
+    Keeps documents in a table of Supabase, in grammY's layout, through PostgREST.
+
+    The table and a few functions have to be there: run what `ddl` returns in Supabase's SQL editor, once.
+
+    Args:
+        project: The project's address, such as ``https://abcdefgh.supabase.co``; or an `supabase.AsyncClient`, which
+            stays open and keeps its own timeouts.
+        key: The service key; for an address.
+        schema: The schema of the table, ``public`` by default; for an address. A client has one of its own.
+        table: The table.
+        key_column: The column of the keys.
+        value_column: The column of the documents: text, varchar, json or jsonb.
+        expires_column: The column of the expiry times.
+        timeout: Seconds to wait for a connection, and for each part of an answer; for an address.
+    """
+
+    capabilities = Capabilities(
+        shared=True,
+        durable=True,
+        native_expiry=False,
+        ttl_resolution=1e-6,
+        atomic_batches=False,
+        max_key_bytes=2_048,
+        max_value_bytes=8 * 1024 * 1024,
+    )
+
+    def __init__(
+        self,
+        project: str | AsyncClient,
+        *,
+        key: str | None = None,
+        schema: str | None = None,
+        table: str = "sessions",
+        key_column: str = "id",
+        value_column: str = "session",
+        expires_column: str = "expires_at",
+        timeout: float = 10.0,
+    ) -> None:
+        if isinstance(project, str):
+            if not key:
+                raise ConfigurationError("Supabase needs a key: the service key of the project's settings")
+            schema = schema or "public"
+        elif key is not None or schema is not None:
+            raise ConfigurationError("a client brings its own key and schema: set them where it is made")
+        else:
+            schema = project.options.schema
+        self._project = project
+        self._key = key
+        self._schema = schema
+        self._table = table
+        self._timeout = timeout
+        self._http: httpx.AsyncClient | None = None
+        self._client = project if isinstance(project, AsyncClient) else None
+        self._ddl = render(schema, table, key_column, value_column, expires_column)
+
+    @classmethod
+    def from_url(
+        cls,
+        url: str,
+        *,
+        key: str | None = None,
+        schema: str = "public",
+        table: str = "sessions",
+        key_column: str = "id",
+        value_column: str = "session",
+        expires_column: str = "expires_at",
+        timeout: float = 10.0,
+        tls: bool = True,
+    ) -> Self:
+        """
+        Make one from ``supabase://<project>.supabase.co?key=…``.
+
+        The key may be left out if it is in the environment as ``SUPABASE_KEY``. ``tls=false`` speaks plain HTTP, as
+        Supabase on one's own machine does: ``supabase://127.0.0.1:54321?tls=false``.
+        """
+        address = urlsplit(url)
+        if not address.hostname or address.query or "@" in address.netloc:
+            raise ConfigurationError(f"write supabase://<project>.supabase.co?key=<service key>, not {redact_url(url)}")
+        return cls(
+            f"{'https' if tls else 'http'}://{address.netloc}{address.path}",
+            key=key or os.environ.get("SUPABASE_KEY"),
+            schema=schema,
+            table=table,
+            key_column=key_column,
+            value_column=value_column,
+            expires_column=expires_column,
+            timeout=timeout,
+        )
+
+    def ddl(self) -> str:
+        return self._ddl
+
+    async def _open(self) -> None:
+        if isinstance(self._project, str):
+            # Not HTTP/2: its header compression logs headers, and with them the key, at level DEBUG.
+            self._http = httpx.AsyncClient(timeout=self._timeout)
+            options = AsyncClientOptions(schema=self._schema, httpx_client=self._http, auto_refresh_token=False)
+            self._client = AsyncClient(self._project, self._key or "", options)
+        try:
+            await self._rows("open", [])
+        except BaseException:
+            await self._close()
+            raise
+
+    async def _close(self) -> None:
+        if self._http is not None:
+            http, self._http, self._client = self._http, None, None
+            await http.aclose()
+
+    async def check(self) -> None:
+        if self._state != "open":
+            await self._ready("check")
+        await self._rows("check", [])
+
+    # ------------------------------------------------------------------ reading
+
+    async def read(self, key: str) -> Record | None:
+        if self._state != "open":
+            await self._ready("read", key)
+        self._validate("read", key)
+        rows = await self._rows("read", [key], key)
+        return _record(rows[0]) if rows else None
+
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        if self._state != "open":
+            await self._ready("read_many")
+        for key in keys:
+            self._validate("read_many", key)
+        found: dict[str, Record] = {}
+        for chunk in _chunks(dict.fromkeys(keys), len):
+            found.update((row[0], _record(row)) for row in await self._rows("read_many", chunk))
+        return found
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        async for row in self._pages("read_all_keys", prefix, batch_size, documents=False):
+            yield row[0]
+
+    async def read_all_entries(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[tuple[str, Record]]:
+        async for row in self._pages("read_all_entries", prefix, batch_size, documents=True):
+            yield row[0], _record(row)
+
+    async def _rows(self, operation: str, keys: Sequence[str], key: str | None = None) -> list[_Row]:
+        return await self._call("read", keys, list[_Row], operation, key)
+
+    async def _pages(self, operation: str, prefix: str, batch_size: int, *, documents: bool) -> AsyncIterator[Any]:
+        if self._state != "open":
+            await self._ready(operation)
+        self._validate_listing(operation, prefix, batch_size)
+        argument: dict[str, Any] = {
+            "prefix": prefix,
+            "after": None,
+            "size": min(batch_size, _AT_ONCE),
+            "documents": documents,
+        }
+        answer: Any = list[_Row] if documents else list[tuple[str]]
+        while rows := await self._call("page", argument, answer, operation):
+            for row in rows:
+                yield row
+            if self._state != "open":
+                await self._ready(operation)
+            argument["after"] = rows[-1][0]
+
+    # ------------------------------------------------------------------ writing
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if self._state != "open":
+            await self._ready("write", key)
+        self._validate("write", key, value, ttl)
+        version: Version = await self._write_one("write", Write(key, value, ttl, match))
+        return version
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        if self._state != "open":
+            await self._ready("delete", key)
+        self._validate("delete", key)
+        existed: bool = await self._write_one("delete", Write(key, None, None, match))
+        return existed
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        if self._state != "open":
+            await self._ready("touch", key)
+        self._validate("touch", key, ttl=ttl)
+        return await self._call("touch", {"key": key, "ttl": ttl}, bool, "touch", key, writing=True)
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        if self._state != "open":
+            await self._ready("write_many")
+        self._validate_writes("write_many", writes)
+        results: list[WriteResult] = []
+        for chunk in _chunks(writes, lambda write: len(write.key) + len(write.value or "")):
+            results += await self._write("write_many", chunk)
+        return results
+
+    async def purge(self) -> int:
+        if self._state != "open":
+            await self._ready("purge")
+        purged = 0
+        while count := await self._call("purge", {"size": _PURGED_AT_ONCE}, int, "purge", writing=True):
+            purged += count
+        return purged
+
+    async def _write_one(self, operation: str, write: Write) -> Any:
+        (result,) = await self._write(operation, [write], write.key)
+        if isinstance(result, StorageError):
+            raise result
+        return result
+
+    async def _write(self, operation: str, writes: Sequence[Write], key: str | None = None) -> list[WriteResult]:
+        items = [
+            {"key": write.key, "value": write.value, "ttl": write.ttl, "match": _match(write.match)} for write in writes
+        ]
+        answers = await self._call("write", items, list[Version | bool | _Conflict], operation, key, writing=True)
+        return [
+            self._conflict(operation, write.key, write.match, answer.actual)
+            if isinstance(answer, _Conflict)
+            else answer
+            for write, answer in zip(writes, answers, strict=True)
+        ]
+
+    # ------------------------------------------------------------------ calling
+
+    async def _call(
+        self,
+        function: str,
+        argument: object,
+        answer_type: type[T],
+        operation: str,
+        key: str | None = None,
+        *,
+        writing: bool = False,
+    ) -> T:
+        """Call a function in the database. Whatever is not the answer that it gives is an error."""
+        about: dict[str, Any] = {"operation": operation, "key": key, "storage": self}
+        client = self._client
+        assert client is not None  # noqa: S101 - it is there as long as the storage is open
+        try:
+            answer = await client.rpc(function_name(self._table, function), {"p_argument": argument}).execute()
+            return msgspec.convert(answer.data, answer_type)
+        except APIError as error:
+            raise refused(error, writing=writing, **about) from error
+        except (httpx.HTTPError, OSError) as error:
+            raise lost(error, writing=writing, **about) from error
+        except msgspec.ValidationError as error:
+            # Somebody on the way, such as a captive portal, answers in Supabase's place.
+            raise UnavailableError("the answer is not one of Supabase's", outcome_unknown=writing, **about) from error
+        except RuntimeError as error:
+            raise StorageError(f"the client cannot be used: {error}", **about) from error
+
+    def __repr__(self) -> str:
+        address = self._project if isinstance(self._project, str) else str(self._project.supabase_url)
+        return f"<SupabaseStorage {self._schema}.{self._table} at {redact_url(address)}>"
+
+
+def _record(row: _Row) -> Record:
+    _, value, version, ttl = row
+    return Record(value, version, ttl)
+
+
+def _match(match: Match) -> str:
+    return match.value if isinstance(match, Condition) else f"={match}"
+
+
+def _chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
+    """Split what travels in the body of a request into pieces of a moderate size."""
+    chunk: list[T] = []
+    total = 0
+    for item in items:
+        size = size_of(item)
+        if chunk and (len(chunk) == _AT_ONCE or total + size > _BODY_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(item)
+        total += size
+    if chunk:
+        yield chunk
