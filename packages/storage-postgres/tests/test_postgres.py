@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
     from bot_session.testing.servers import Server
 
-pytest_plugins = ["bot_session.testing.servers"]
-
 GRAMMY = (
     'CREATE TABLE "sessions" ("key" VARCHAR NOT NULL, "value" TEXT)',
     'CREATE UNIQUE INDEX idx ON "sessions" ("key")',

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bot_session.testing.contract import MakeStorage, StillWorks
     from bot_session.testing.servers import Server
 
-pytest_plugins = ["bot_session.testing.servers"]
-
 _numbers = itertools.count(1)
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from bot_session.errors import SchemaError
+from bot_session.storage import ABSENT, ANY, Condition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-__all__ = ["INSPECT", "LOCK_SETUP", "Kind", "Statements", "Table"]
+    from bot_session.storage import Match, Write
+
+__all__ = ["INSPECT", "LOCK_SETUP", "Statements", "Table", "seconds"]
 
 Kind: TypeAlias = Literal["upsert", "insert", "update", "delete", "remove", "refuse"]
 """A write under ANY, under ABSENT, under PRESENT or a version; then the same for a delete."""
@@ -212,6 +216,34 @@ class Statements:
         self.write_many = _write_many(table)
         self.touch = table.sql(TOUCH)
         self.purge = table.sql(PURGE)
+
+    def writing(self, writes: Sequence[Write]) -> tuple[Any, ...]:
+        """Return the statement for writes to distinct keys, and its arguments."""
+        kinds: list[Kind] = [_kind(write) for write in writes]
+        rows = [(write.key, write.value, seconds(write.ttl), _version(write.match)) for write in writes]
+        if len(rows) == 1:
+            return self.write[kinds[0]], *rows[0]
+        columns = [list(column) for column in zip(*rows, strict=True)]
+        if kinds.count("upsert") == len(kinds):
+            return self.upsert_many, *columns
+        return self.write_many, *columns, kinds
+
+
+def seconds(ttl: float | None) -> float | None:
+    """Round a TTL up to what the server counts in."""
+    return None if ttl is None else math.ceil(ttl * 1e6) / 1e6
+
+
+def _version(match: Match) -> str | None:
+    return None if isinstance(match, Condition) else match
+
+
+def _kind(write: Write) -> Kind:
+    if write.match is ANY:
+        return "delete" if write.value is None else "upsert"
+    if write.match is ABSENT:
+        return "refuse" if write.value is None else "insert"
+    return "remove" if write.value is None else "update"
 
 
 def _writing(table: Table, kind: Kind, operations: str) -> str:

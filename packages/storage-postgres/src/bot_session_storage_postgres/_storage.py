@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from bot_session.errors import ConfigurationError, ConflictError, InvalidKeyError, SchemaError, ValueTooLargeError
@@ -10,7 +9,6 @@ from bot_session.storage import (
     ABSENT,
     ANY,
     Capabilities,
-    Condition,
     Match,
     Record,
     Storage,
@@ -21,7 +19,7 @@ from bot_session.storage import (
 )
 
 from ._client import Client
-from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Kind, Statements, Table
+from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Statements, Table, seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -55,7 +53,7 @@ class PostgresStorage(Storage):
     """
 
     # The longest key that fits into an entry of the index; the longest document that fits into jsonb.
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=True,
         durable=True,
         native_expiry=False,
@@ -193,7 +191,7 @@ class PostgresStorage(Storage):
         self._validate("touch", key, ttl=ttl)
         if not self._found.has_expiry:
             return await self.has(key)
-        return bool(await self._client.fetch("touch", key, self._sql.touch, key, _seconds(ttl)))
+        return bool(await self._client.fetch("touch", key, self._sql.touch, key, seconds(ttl)))
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         if self._state != "open":
@@ -204,7 +202,7 @@ class PostgresStorage(Storage):
 
         async def run(connection: Any) -> None:
             for operations in rounds:
-                rows = await connection.fetch(*self._statement([write for _, write in operations]))
+                rows = await connection.fetch(*self._sql.writing([write for _, write in operations]))
                 found = {row[0]: row for row in rows}
                 for position, write in operations:
                     results[position] = self._result("write_many", write, found.get(write.key))
@@ -230,19 +228,8 @@ class PostgresStorage(Storage):
         return total
 
     async def _write(self, operation: str, write: Write) -> WriteResult:
-        rows = await self._client.fetch(operation, write.key, *self._statement([write]))
+        rows = await self._client.fetch(operation, write.key, *self._sql.writing([write]))
         return self._result(operation, write, rows[0] if rows else None)
-
-    def _statement(self, writes: Sequence[Write]) -> tuple[Any, ...]:
-        """Return the statement for writes to distinct keys, and its arguments."""
-        kinds: list[Kind] = [_kind(write) for write in writes]
-        rows = [(write.key, write.value, _seconds(write.ttl), _version(write.match)) for write in writes]
-        if len(rows) == 1:
-            return self._sql.write[kinds[0]], *rows[0]
-        columns = [list(column) for column in zip(*rows, strict=True)]
-        if kinds.count("upsert") == len(kinds):
-            return self._sql.upsert_many, *columns
-        return self._sql.write_many, *columns, kinds
 
     def _result(self, operation: str, write: Write, row: Any) -> WriteResult:
         """Tell what became of a write from the row that its statement returned for it, None if it returned none."""
@@ -313,20 +300,3 @@ class PostgresStorage(Storage):
 
 def _record(value: str, left: float | None) -> Record:
     return Record(value, Version(value), left)
-
-
-def _seconds(ttl: float | None) -> float | None:
-    """Round up to what the server counts in."""
-    return None if ttl is None else math.ceil(ttl * 1e6) / 1e6
-
-
-def _version(match: Match) -> str | None:
-    return None if isinstance(match, Condition) else match
-
-
-def _kind(write: Write) -> Kind:
-    if write.match is ANY:
-        return "delete" if write.value is None else "upsert"
-    if write.match is ABSENT:
-        return "refuse" if write.value is None else "insert"
-    return "remove" if write.value is None else "update"
