@@ -55,7 +55,7 @@ def connect(
     try:
         if scheme.endswith("+cluster"):
             cluster = RedisCluster.from_url(driver_url, socket_timeout=timeout, **options)
-            return cluster, cluster.aclose
+            return cluster, lambda: _close_cluster(cluster)
         options["socket_timeout"] = None  # `Single` has its own
         # A server that cannot be reached is an answer too, and the caller knows best whether to wait.
         options["retry"] = Retry(NoBackoff(), 0)
@@ -75,6 +75,13 @@ def connect(
     except (ValueError, RedisError, RedisClusterException) as error:
         raise ConfigurationError(f"redis-py does not take the URL: {type(error).__name__}") from None
     return client, close
+
+
+async def _close_cluster(cluster: RedisCluster) -> None:
+    await cluster.aclose()
+    # That does nothing if the client meant to look for its nodes again, and leaves the connections open.
+    for nodes in ("nodes_cache", "startup_nodes"):
+        await cluster.nodes_manager.aclose(nodes)
 
 
 def _sentinel(url: str, options: dict[str, Any], to_sentinel: dict[str, Any]) -> tuple[Redis, Closing]:
