@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import json
+import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -34,14 +34,12 @@ GRAMMY = (
     'CREATE UNIQUE INDEX idx ON "sessions" ("key")',
 )
 
-_numbers = itertools.count(1)
-
 
 @pytest.fixture
 async def url(postgres_server: Server) -> AsyncIterator[str]:
     """A database for this test alone."""
-    name = f"own{next(_numbers)}"
-    await run(postgres_server.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)", f"CREATE DATABASE {name}")
+    name = f"test_{uuid.uuid4().hex}"
+    await run(postgres_server.url, f"CREATE DATABASE {name}")
     yield urlsplit(postgres_server.url)._replace(path=f"/{name}").geturl()
     await run(postgres_server.url, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -143,28 +141,28 @@ async def test_without_create_a_missing_table_is_a_schema_error_with_the_stateme
 
 
 async def test_who_may_not_create_can_use_what_is_there(url: str) -> None:
+    role = f"bot_{uuid.uuid4().hex}"
     async with PostgresStorage(url) as storage:
         await storage.write("k", "1")
     await run(
         url,
-        "DROP ROLE IF EXISTS bot",
-        "CREATE ROLE bot LOGIN PASSWORD 'bot'",
+        f"CREATE ROLE {role} LOGIN PASSWORD 'bot'",
         "REVOKE CREATE ON SCHEMA public FROM public",
     )
-    await run(url, "GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO bot")
+    await run(url, f"GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO {role}")
     parts = urlsplit(url)
-    as_bot = parts._replace(netloc=f"bot:bot@{parts.hostname}:{parts.port}").geturl()
+    as_bot = parts._replace(netloc=f"{role}:bot@{parts.hostname}:{parts.port}").geturl()
     try:
         async with PostgresStorage(as_bot) as storage:
             assert await value(storage, "k") == "1"
         with pytest.raises(SchemaError, match="permission denied"):
             await PostgresStorage(as_bot, table="others").open()
-        await run(url, "REVOKE SELECT ON sessions FROM bot")
+        await run(url, f"REVOKE SELECT ON sessions FROM {role}")
         async with PostgresStorage(as_bot) as storage:
             with pytest.raises(SchemaError, match="permission denied"):
                 await storage.read("k")
     finally:
-        await run(url, "DROP OWNED BY bot", "DROP ROLE bot")
+        await run(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
 async def test_sixteen_workers_set_up_at_once(url: str) -> None:
@@ -386,7 +384,10 @@ async def test_no_connection_stays_out_of_the_pool(url: str) -> None:
 async def test_our_pool_is_no_larger_than_asked(url: str) -> None:
     async with PostgresStorage(f"{url}?application_name=ours", pool_size=2) as storage:
         await asyncio.gather(*(storage.write(f"k{i}", "1") for i in range(50)))
-        connections = await run(url, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ours'")
+        connections = await run(
+            url,
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ours' AND datname = current_database()",
+        )
 
     assert connections == [(2,)]
 
@@ -394,13 +395,16 @@ async def test_our_pool_is_no_larger_than_asked(url: str) -> None:
 async def test_a_released_connection_is_not_reset(url: str) -> None:
     async with PostgresStorage(f"{url}?application_name=ours", pool_size=1) as storage:
         await storage.write("k", "1")
-        last = await run(url, "SELECT query FROM pg_stat_activity WHERE application_name = 'ours'")
+        last = await run(
+            url, "SELECT query FROM pg_stat_activity WHERE application_name = 'ours' AND datname = current_database()"
+        )
 
     assert "INSERT" in last[0][0]
 
 
 async def test_it_works_behind_pgbouncer_without_being_told(pgbouncer: Server) -> None:
-    storages = [PostgresStorage(pgbouncer.url, table="bounced") for _ in range(4)]
+    table = uuid.uuid4().hex
+    storages = [PostgresStorage(pgbouncer.url, table=table) for _ in range(4)]
     try:
         await storages[0].write("n", "0")
 
@@ -424,7 +428,7 @@ async def test_it_works_behind_pgbouncer_without_being_told(pgbouncer: Server) -
         assert [key async for key in storages[2].read_all_keys(batch_size=1)] == ["m", "n"]
     finally:
         await asyncio.gather(*(storage.close() for storage in storages))
-        await run(pgbouncer.url, "DROP TABLE bounced")
+        await run(pgbouncer.url, f'DROP TABLE "{table}"')
 
 
 async def test_statements_are_prepared_once_where_no_pooler_is_in_between(url: str) -> None:
@@ -584,7 +588,7 @@ async def test_a_connection_cut_during_a_write_leaves_its_outcome_unknown(url: s
             await until_one(
                 blocker,
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE application_name = 'ours' AND wait_event_type = 'Lock'",
+                " WHERE application_name = 'ours' AND datname = current_database() AND wait_event_type = 'Lock'",
             )
             with pytest.raises(UnavailableError) as caught:
                 await writing

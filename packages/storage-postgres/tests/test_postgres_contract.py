@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import uuid
 from fractions import Fraction
 from importlib.metadata import version
 from typing import TYPE_CHECKING, ClassVar
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bot_session.testing.contract import MakeStorage, StillWorks
     from bot_session.testing.servers import Server
 
-_numbers = itertools.count(1)
-
 
 class TestPostgresContract(StorageContract):
     """A URL."""
@@ -33,7 +31,7 @@ class TestPostgresContract(StorageContract):
     async def database(self, postgres_server: Server) -> AsyncIterator[None]:
         """Make a schema for this test alone."""
         self.url, self.server = postgres_server.url, postgres_server.version
-        self.schema = f"Contract {next(_numbers)}"
+        self.schema = f"Contract {uuid.uuid4()}"
         await self.run(f'CREATE SCHEMA "{self.schema}"')
         await self.create()
         yield
@@ -52,7 +50,9 @@ class TestPostgresContract(StorageContract):
     @pytest.fixture
     def make_storage(self) -> MakeStorage:
         def make(**options) -> Storage:
-            return PostgresStorage(self.url, **{"schema": self.schema, "pool_size": 4, **options})
+            # By the application's name `cut_connection` knows which connections are this test's.
+            url = f"{self.url}{'&' if '?' in self.url else '?'}application_name={self.schema[-36:]}"
+            return PostgresStorage(url, **{"schema": self.schema, "pool_size": 4, **options})
 
         return make
 
@@ -81,7 +81,12 @@ class TestPostgresContract(StorageContract):
         )
 
     async def cut_connection(self, storage: Storage) -> None:
-        await self.run("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE pid <> pg_backend_pid()")
+        cut = await self.run(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            f" WHERE application_name = '{self.schema[-36:]}'"
+        )
+
+        assert cut
 
     def make_unreachable(self) -> Storage:
         return PostgresStorage("postgresql://postgres@127.0.0.1:1/postgres", timeout=1.0)
