@@ -64,11 +64,7 @@ def mapped(
 
 def _translate(error: Exception, *, writing: bool) -> StorageError:
     if isinstance(error, ClientBulkWriteException):
-        first = error.error if isinstance(error.error, Exception) else None
-        if first is None:
-            failure = [*(error.write_errors or ()), *(error.write_concern_errors or ())][0]
-            first = OperationFailure(failure.get("errmsg", "a write of a batch failed"), failure.get("code"), failure)
-        return _translate(first, writing=writing)
+        return _translate(_first_of(error), writing=writing)
     if isinstance(error, (ConnectionFailure, OSError, ExecutionTimeout, WriteConcernError)):
         unknown = writing and not isinstance(error, _NOT_SENT)
         return UnavailableError(f"MongoDB did not answer: {_reason(error)}", outcome_unknown=unknown)
@@ -81,6 +77,16 @@ def _translate(error: Exception, *, writing: bool) -> StorageError:
     return StorageError(f"the driver refuses: {_reason(error)}")
 
 
+def _first_of(error: ClientBulkWriteException) -> Exception:
+    """Return the error that stands for those of a batch, which the driver gives as documents."""
+    if isinstance(error.error, Exception):
+        return error.error
+    for kind, failures in ((OperationFailure, "writeErrors"), (WriteConcernError, "writeConcernErrors")):
+        for failure in error.details[failures]:
+            return kind(failure["errmsg"], failure["code"], failure)
+    return OperationFailure("a batch failed")
+
+
 def _translate_refusal(error: OperationFailure, *, writing: bool) -> StorageError:
     """Return the error for what the server answered."""
     reason = _reason(error)
@@ -90,8 +96,9 @@ def _translate_refusal(error: OperationFailure, *, writing: bool) -> StorageErro
         return SchemaError(f"another unique index of the collection forbids it: {reason}")
     if error.code in _RIGHTS:
         return SchemaError(f"MongoDB forbids it: {reason}")
-    if error.code in _PASSING or error.has_error_label("RetryableWriteError"):
-        return UnavailableError(f"MongoDB cannot now: {reason}", outcome_unknown=writing)
+    cut_short = error.has_error_label("RetryableWriteError")
+    if cut_short or error.code in _PASSING:
+        return UnavailableError(f"MongoDB cannot now: {reason}", outcome_unknown=writing and cut_short)
     return StorageError(f"MongoDB refuses: {reason}")
 
 

@@ -94,7 +94,7 @@ class MongoStorage(Storage):
         ConfigurationError: The URL, or what was given instead of one, is wrong.
     """
 
-    capabilities: ClassVar[Capabilities] = Capabilities(
+    capabilities = Capabilities(
         shared=True,
         durable=True,
         native_expiry=True,
@@ -392,10 +392,11 @@ class MongoStorage(Storage):
                     models, ordered=False, verbose_results=True, write_concern=self._collection.write_concern
                 )
             except ClientBulkWriteException as error:
-                if error.error or error.write_concern_errors or not all(map(_is_race, error.write_errors or ())):
+                raced = all(each["code"] == _DUPLICATE_KEY for each in error.details["writeErrors"])
+                if error.error or error.write_concern_errors or not raced or error.partial_result is None:
                     raise
                 done = error.partial_result
-        results = {**done.update_results, **done.delete_results}
+        results: dict[int, Result] = {**done.update_results, **done.delete_results}
         return [
             results[i] if i in results else await self._apply("write_many", *batch[i])  # lost a race: try again
             for i in range(len(batch))
@@ -414,10 +415,6 @@ class MongoStorage(Storage):
             if isinstance(result, BaseException):
                 raise result
         return [result for result in results if not isinstance(result, BaseException)]
-
-
-def _is_race(error: Any) -> bool:
-    return bool(error["code"] == _DUPLICATE_KEY)
 
 
 def _deleted(result: Result) -> bool:
