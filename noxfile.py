@@ -41,9 +41,17 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test: the contract on every storage with a real server, the examples, the docs."""
-    install(session, "tests", "demo", extras="[aiogram,testing]")
+    install(session, "tests", "servers", "demo", extras="[aiogram,testing]")
     arguments = session.posargs or ["-n", "auto"]
     session.run("python", "-m", "pytest", *arguments)
+
+
+@nox.session
+def containers(session: nox.Session) -> None:
+    """Run the contract of every adapter, with each server in a container; images are those of docker-compose.yml."""
+    install(session, "tests", "containers", extras="[testing]")
+    arguments = session.posargs or [str(path) for path in sorted(ROOT.glob("packages/*/tests/test_*_contract.py"))]
+    session.run("python", "-m", "pytest", *arguments, env={"BOT_SESSION_TEST_CONTAINERS": "1", "CI": "true"})
 
 
 @nox.session
