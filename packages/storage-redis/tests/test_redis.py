@@ -156,14 +156,33 @@ async def is_held_back(raw):
     return any("b" in client["flags"] for client in await raw.client_list())
 
 
-async def test_a_refused_connection_is_a_known_outcome():
-    async with asyncio.timeout(5):
-        storage = RedisStorage("redis://127.0.0.1:1", timeout=1.0)
-        with pytest.raises(UnavailableError) as caught:
-            await storage.write("k", "1")
+async def test_a_refused_connection_is_a_known_outcome(redis_aof_server):
+    async with Redis.from_url(redis_aof_server.url) as client, RedisStorage(client) as storage:
+        await asyncio.to_thread(redis_aof_server.kill)
+        await client.connection_pool.disconnect()
+        try:
+            with pytest.raises(UnavailableError) as caught:
+                await storage.write("k", "1")
+        finally:
+            await asyncio.to_thread(redis_aof_server.start)
 
     assert not caught.value.outcome_unknown
-    assert isinstance(caught.value.__cause__, Exception)
+    assert caught.value.__cause__ is not None
+
+
+async def test_the_answer_to_a_cancelled_greeting_is_not_taken_for_another(raw, redis_server):
+    await raw.set("k", "1")
+    async with Redis.from_url(redis_server.url.removesuffix("/0") + "/2", max_connections=1) as client:
+        storage = RedisStorage(client)
+        await storage.open()
+        await client.connection_pool.disconnect()
+        await raw.execute_command("CLIENT", "PAUSE", 300, "ALL")
+        reading = asyncio.create_task(storage.read("k"))
+        await asyncio.wait([reading], timeout=0.05)  # long enough to greet; the server answers after its pause
+        reading.cancel()
+        await asyncio.wait([reading])
+
+        assert (await storage.read("k")).value == "1"
 
 
 async def test_a_replica_refuses_writes_with_a_known_outcome(storage, raw):

@@ -205,12 +205,10 @@ def _sentinel_version(url: str) -> str:
     name = address.path.split("/")[1]
     with _client(f"redis://{address.hostname}:{address.port}") as client:
         state = client.sentinel_master(name)
-        if state["num-slaves"] < 1:
-            raise ConnectionError("Sentinel has not found the replica yet")
+        # Sentinel asks its replicas every ten seconds, and promotes none of which it does not know that it is in step.
+        if not any(replica["master-link-status"] == "ok" for replica in client.sentinel_slaves(name)):
+            raise ConnectionError("Sentinel has no replica yet that it could promote")
         master = f"redis://{state['ip']}:{state['port']}"
-    with _client(master) as client:
-        if client.info("replication")["slave0"]["state"] != "online":
-            raise ConnectionError("the replica is not in step yet")
     return _version(master)
 
 
