@@ -10,6 +10,8 @@ The promise: what is read back equals what was written, or `EncodeError` is rais
 
 from __future__ import annotations
 
+import collections.abc
+import functools
 import inspect
 import json
 import typing
@@ -23,12 +25,14 @@ from .errors import ConfigurationError, DecodeError, EncodeError
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Codec", "type_of"]
+__all__ = ["Codec", "split", "type_of"]
 
 T = TypeVar("T")
 
 _PLAIN_SCALARS = frozenset({str, int, float, bool, type(None)})
 """With ``dict`` and ``list``, all that JSON brings back without being told a type."""
+
+_shape = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class Codec(Generic[T]):
@@ -71,8 +75,10 @@ class Codec(Generic[T]):
         except UnicodeEncodeError:
             # Half a character (a lone surrogate) has no UTF-8, but JSON can spell it out, as JavaScript does.
             return _spell_out(data)
-        except (TypeError, ValueError, OverflowError, NotImplementedError, RecursionError) as error:
-            raise EncodeError(f"the data cannot be encoded: {error}") from error
+        except RecursionError as error:
+            raise EncodeError(f"data is nested too deeply, or holds itself: {error}") from error
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+            raise EncodeError(f"{self._culprit(data)} cannot be encoded: {error}") from error
 
     def decode(self, document: str) -> T:
         """
@@ -108,13 +114,14 @@ class Codec(Generic[T]):
             back = self.decode(document)
         except DecodeError as error:
             raise EncodeError(f"the data would not be readable again: {error}") from error
-        same = back == data
-        if same and not self._plain:
-            return
-        difference = None if same else _difference(data, back)
         # Equality alone lets subclasses pass: an IntEnum equals its int, a defaultdict its dict.
-        difference = difference or (_foreign_part(data) if self._plain else None)
-        if difference is not None:
+        if back == data and (not self._plain or _is_exact(data)):
+            return
+        try:
+            difference = _difference(data, back, exact=self._plain)
+        except RecursionError as error:
+            raise EncodeError("data is nested too deeply") from error
+        if difference:
             raise EncodeError(
                 f"{difference}; give the session a type (a dataclass, for instance) whose annotations say what it is"
             )
@@ -122,9 +129,29 @@ class Codec(Generic[T]):
     def _decode_spelled_out(self, document: str) -> T:
         """Decode with the standard library, which takes lone surrogates; msgspec does not."""
         try:
-            return msgspec.convert(json.loads(document), self.data_type, dec_hook=_from_foreign, str_keys=True)
+            data = json.loads(document, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the document is broken: {error}") from error
+        try:
+            return msgspec.convert(data, self.data_type, dec_hook=_from_foreign, str_keys=True)
+        except (msgspec.ValidationError, ValueError, RecursionError) as error:
+            raise DecodeError(f"the document is no {_name(self.data_type)}: {error}") from error
+
+    def _culprit(self, data: Any) -> str:
+        """Say which part of the data cannot be encoded: the innermost."""
+        path = "data"
+        while found := next(((part, place) for part, place in _parts(data, path) if not self._can_encode(part)), None):
+            data, path = found
+        return path
+
+    def _can_encode(self, part: Any) -> bool:
+        try:
+            self._encode(part)
+        except (UnicodeEncodeError, RecursionError):
+            return True
+        except (TypeError, ValueError, OverflowError, NotImplementedError):
+            return False
+        return True
 
 
 def type_of(initial: Callable[..., Any] | None) -> Any:
@@ -141,11 +168,32 @@ def type_of(initial: Callable[..., Any] | None) -> Any:
         return Any
     if inspect.isclass(initial) or typing.get_origin(initial) is not None:
         return initial
+    if isinstance(initial, functools.partial):
+        return type_of(initial.func)
     function = initial if inspect.isroutine(initial) else type(initial).__call__
     try:
-        return typing.get_type_hints(getattr(function, "__func__", function), include_extras=True).get("return", Any)
+        hints = typing.get_type_hints(getattr(function, "__func__", function), include_extras=True)
     except NameError as error:
         raise ConfigurationError(f"what initial returns cannot be resolved ({error}): pass type=") from error
+    made = hints.get("return", Any)
+    awaitable = typing.get_origin(made) in (collections.abc.Awaitable, collections.abc.Coroutine)
+    return typing.get_args(made)[-1] if awaitable else made
+
+
+def split(document: str) -> dict[str, msgspec.Raw]:
+    """
+    Take a document that is an object apart, leaving the values of its fields as they are.
+
+    Raises:
+        DecodeError: It is no object, or broken.
+    """
+    try:
+        return _shape.decode(document)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError) as error:
+        if "\\u" not in document:
+            raise DecodeError(f"the document has no fields: {error}") from error
+    fields: dict[str, Any] = Codec(dict[str, Any]).decode(document)
+    return {name: msgspec.Raw(_spell_out(value).encode()) for name, value in fields.items()}
 
 
 def _is_plain(info: types.Type) -> bool:
@@ -167,7 +215,8 @@ def _is_pydantic(cls: type) -> bool:
 def _to_plain(value: Any) -> Any:
     """What msgspec does not know by itself: pydantic models."""
     if _is_pydantic(type(value)):
-        return value.model_dump(mode="json", by_alias=True, round_trip=True)
+        # Without warnings: they would quote the data, and `Codec.verify` raises for what does not fit.
+        return value.model_dump(mode="json", by_alias=True, round_trip=True, warnings=False)
     raise NotImplementedError(f"{_name(type(value))} has no JSON form")
 
 
@@ -193,21 +242,44 @@ def _spell_out(data: Any) -> str:
         raise EncodeError(f"the data cannot be encoded: {error}") from error
 
 
-def _difference(mine: Any, back: Any, path: str = "data") -> str | None:
-    """Say where two values differ; None if only classes without ``__eq__`` stood in the way."""
+def _refuse(constant: str) -> typing.NoReturn:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _difference(mine: Any, back: Any, path: str = "data", *, exact: bool) -> str | None:
+    """
+    Say where two values differ; None if only classes without ``__eq__`` stood in the way.
+
+    Args:
+        mine: What is to be stored.
+        back: What would come back.
+        path: What to call it.
+        exact: Whether values that are equal, but of different types, differ too.
+    """
+    if not exact and mine == back:
+        return None
     if type(mine) is not type(back):
         return f"{path} is {_name(type(mine))} and would come back as {_name(type(back))}"
     if isinstance(mine, dict):
-        if lost := [key for key in mine if key not in back]:
+        others = [a for a, b in zip(mine, back, strict=False) if type(a) is not type(b)]
+        if lost := [key for key in mine if key not in back] or others:
             return f"{path} has the key {lost[0]!r}, which would come back as another"
-        parts = [(mine[key], back[key], f"{path}[{key!r}]") for key in mine]
-    elif isinstance(mine, (list, tuple)):
-        parts = [(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(mine, back, strict=False))]
-    elif names := _fields(type(mine)):
-        parts = [(getattr(mine, name, None), getattr(back, name, None), f"{path}.{name}") for name in names]
-    else:
-        return None if mine == back else f"{path} is a {_name(type(mine))} whose value would change"
-    return next((found for part in parts if (found := _difference(*part))), None)
+    parts = zip(_parts(mine, path), _parts(back, path), strict=False)
+    found = (_difference(a, b, place, exact=exact) for (a, place), (b, _) in parts)
+    if difference := next(filter(None, found), None):
+        return difference
+    if mine == back or isinstance(mine, (dict, list, tuple)) or _fields(type(mine)):
+        return None
+    return f"{path} is a {_name(type(mine))} whose value would change"
+
+
+def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
+    """What a value consists of, each part with its place; nothing for scalars and sets."""
+    if isinstance(value, dict):
+        return [(part, f"{path}[{key!r}]") for key, part in value.items()]
+    if isinstance(value, (list, tuple)):
+        return [(part, f"{path}[{i}]") for i, part in enumerate(value)]
+    return [(getattr(value, name, None), f"{path}.{name}") for name in _fields(type(value))]
 
 
 def _fields(cls: Any) -> list[str]:
@@ -218,19 +290,20 @@ def _fields(cls: Any) -> list[str]:
     return [attribute.name for attribute in getattr(cls, "__attrs_attrs__", ())]
 
 
-def _foreign_part(data: Any) -> str | None:
-    """Say what in plain data is not exactly one of JSON's own types."""
+def _is_exact(data: Any) -> bool:
+    """Whether plain data consists of exactly JSON's own types, not of subclasses."""
     parts = [data]
     while parts:
         part = parts.pop()
         kind = type(part)
         if kind is dict:
+            parts += part
             parts += part.values()
         elif kind is list:
             parts += part
         elif kind not in _PLAIN_SCALARS:
-            return f"the data holds a {_name(kind)}, which would come back as something else"
-    return None
+            return False
+    return True
 
 
 def _name(kind: Any) -> str:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias, TypeVar
 
 import msgspec
 
-from .errors import ConflictError
+from .codec import split
+from .errors import ConflictError, DecodeError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,10 +29,8 @@ What to do on a conflict:
   base, never stored. Returning None deletes.
 """
 
-_shape = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
-
-def merge(base: str | None, mine: str | None, theirs: str | None) -> str:
+def merge(base: str | None, mine: str | None, theirs: str | None) -> str | None:
     """
     Merge two changes of one document, field by field.
 
@@ -43,17 +42,20 @@ def merge(base: str | None, mine: str | None, theirs: str | None) -> str:
         theirs: What it became elsewhere; None if deleted.
 
     Returns:
-        The merged document.
+        The merged document; None if both sides deleted it.
 
     Raises:
         ConflictError: Both changed the same field, or one deleted what the other changed, or it has no fields.
     """
+    if mine is None and theirs is None:
+        return None
     if mine is None or theirs is None:
         raise ConflictError("one side deleted the session, the other changed it", mine=mine, theirs=theirs)
     try:
-        before = {} if base is None else _fields(base)
-        here, there = _fields(mine), _fields(theirs)
-    except msgspec.DecodeError:
+        # Fields are compared as text: as values, 1, 1.0 and True would be the same.
+        before = {} if base is None else split(base)
+        here, there = split(mine), split(theirs)
+    except DecodeError:
         raise ConflictError("both sides changed data that has no fields to merge", mine=mine, theirs=theirs) from None
     both = _changed(before, here) & _changed(before, there)
     if both:
@@ -68,11 +70,6 @@ def merge(base: str | None, mine: str | None, theirs: str | None) -> str:
         else:
             del merged[name]
     return msgspec.json.encode(merged).decode()
-
-
-def _fields(document: str) -> dict[str, msgspec.Raw]:
-    # Raw keeps the text: comparing values would take 1, 1.0 and True for the same.
-    return _shape.decode(document)
 
 
 def _changed(before: dict[str, msgspec.Raw], after: dict[str, msgspec.Raw]) -> set[str]:

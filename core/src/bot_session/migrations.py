@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from .errors import ConfigurationError, MigrationError
+from .codec import split
+from .errors import ConfigurationError, DecodeError, MigrationError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -30,7 +31,7 @@ MARK: Final = '"__d"'
 """No document without this text is an envelope: cheaper to look for than to decode."""
 
 
-class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Envelope(msgspec.Struct, frozen=True):
     """
     An opened envelope.
 
@@ -40,9 +41,9 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         expires: When it expires, in milliseconds since 1970; None if never.
     """
 
-    data: msgspec.Raw = msgspec.field(name="__d")
-    version: Decimal | None = msgspec.field(name="v", default=None)
-    expires: float | None = msgspec.field(name="e", default=None)
+    data: msgspec.Raw
+    version: Decimal | None
+    expires: float | None
 
     @property
     def document(self) -> str:
@@ -55,8 +56,8 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return self.expires is not None and self.expires < time.time() * 1000
 
 
-_decoder = msgspec.json.Decoder(Envelope)
-_shape = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_number = msgspec.json.Decoder(Decimal | None)
+_time = msgspec.json.Decoder(float | None)
 
 
 def open_envelope(document: str) -> Envelope | None:
@@ -64,12 +65,15 @@ def open_envelope(document: str) -> Envelope | None:
     if MARK not in document:
         return None
     try:
-        # msgspec would take a version in quotes for a Decimal; to grammY that is data, not a version.
-        version = _shape.decode(document).get("v")
-        if version is not None and bytes(version)[:1] == b'"':
+        fields = split(document)
+        if "__d" not in fields or not fields.keys() <= {"v", "__d", "e"}:
             return None
-        return _decoder.decode(document)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        version, expires = bytes(fields.get("v", b"null")), bytes(fields.get("e", b"null"))
+        # msgspec would take a version in quotes for a Decimal; to grammY that is data, not a version.
+        if version.startswith(b'"'):
+            return None
+        return Envelope(fields["__d"], _number.decode(version), _time.decode(expires))
+    except (DecodeError, msgspec.DecodeError):
         return None
 
 
