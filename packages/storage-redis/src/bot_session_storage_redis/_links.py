@@ -64,8 +64,7 @@ async def _to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
     """
     Wait for ``work`` even if we are cancelled meanwhile, and only then be cancelled.
 
-    For what redis-py leaves in disorder when it is cancelled: a node of a cluster whose connection has sent its
-    greeting but not read the answer, which the next command would take for its own.
+    For a cluster client that learns its nodes: other tasks wait for the same, and need not begin anew.
     """
     task = asyncio.ensure_future(work)
     try:
@@ -129,15 +128,11 @@ class Single:
                 with _not_sent():
                     async with asyncio.timeout(self._timeout):
                         await self._pool.ensure_connection(connection)
+                # When cancelled here or by the timer, redis-py closes the connection: no answer is left to be mistaken.
                 # One timer here costs less than the two tasks or timers of the connection's own timeout.
                 async with asyncio.timeout(self._timeout):
                     await connection.send_command(*command)
                     return await connection.read_response(disable_decoding=True)
-            except asyncio.CancelledError:
-                # redis-py leaves a connection as it is whose greeting was cancelled: the next command that uses it
-                # would take the answer to that for its own.
-                await connection.disconnect(nowait=True)
-                raise
             finally:
                 await self._pool.release(connection)
 
@@ -173,8 +168,7 @@ class Cluster:
     async def _send(self, node: Any, *command: Any) -> Any:
         async with self._gate:
             # A command to a named node is not repeated.
-            command_sent = self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
-            return await _to_its_end(command_sent)
+            return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
 
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
         slots: dict[int, list[int]] = {}
