@@ -114,13 +114,13 @@ class Codec(Generic[T]):
             back = self.decode(document)
         except DecodeError as error:
             raise EncodeError(f"the data would not be readable again: {error}") from error
-        # Equality alone lets subclasses pass: an IntEnum equals its int, a defaultdict its dict.
-        if back == data and (not self._plain or _is_exact(data)):
-            return
         try:
+            # Equality alone lets subclasses pass: an IntEnum equals its int, a defaultdict its dict.
+            if back == data and (not self._plain or _is_exact(data)):
+                return
             difference = _difference(data, back, exact=self._plain)
-        except RecursionError as error:
-            raise EncodeError("data is nested too deeply") from error
+        except Exception as error:  # Comparing is the data's own code.
+            raise EncodeError(f"the data cannot be compared with what would come back: {error!r}") from error
         if difference:
             raise EncodeError(
                 f"{difference}; give the session a type (a dataclass, for instance) whose annotations say what it is"
