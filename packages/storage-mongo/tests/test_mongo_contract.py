@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import inspect
 import itertools
@@ -11,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from bot_session.testing import StorageContract
 from bot_session_storage_mongo import MongoStorage
+from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
+from pymongo.uri_parser import parse_uri
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -34,6 +37,35 @@ class TestMongoContract(StorageContract):
     client_class: Any = AsyncMongoClient
 
     @pytest.fixture(autouse=True)
+    async def proxy(self, database: None) -> AsyncIterator[None]:
+        """Stand between storage and server, to cut connections."""
+        host, port = parse_uri(self.url)["nodelist"][0]
+        self.connections: set[asyncio.StreamWriter] = set()
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    target.write(data)
+                    await target.drain()
+            target.close()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answers, requests = await asyncio.open_connection(host, port)
+            self.connections |= {writer, requests}
+            await asyncio.gather(pump(reader, requests), pump(answers, writer))
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        self.proxied = f"mongodb://127.0.0.1:{server.sockets[0].getsockname()[1]}/?directConnection=true"
+        yield
+        await self.cut_connection(None)
+        server.close()
+
+    async def cut_connection(self, storage: Storage | None) -> None:
+        for writer in self.connections:
+            writer.transport.abort()
+        self.connections.clear()
+
+    @pytest.fixture(autouse=True)
     def database(self, mongo_server: Server) -> Iterator[None]:
         """Make a database for this test alone."""
         self.url, self.server = mongo_server.url, mongo_server.version
@@ -46,7 +78,7 @@ class TestMongoContract(StorageContract):
     @pytest.fixture
     def make_storage(self) -> MakeStorage:
         def make(**options) -> Storage:
-            return MongoStorage(self.url, **{"database": self.name, **options})
+            return MongoStorage(self.proxied, **{"database": self.name, **options})
 
         return make
 
@@ -89,3 +121,16 @@ class TestMongoContract(StorageContract):
     def versions(self) -> dict[str, str]:
         ours = "bot-session-storage-mongo"
         return {ours: version(ours), "pymongo": version("pymongo"), "server": self.server}
+
+
+class TestMotorContract(TestMongoContract):
+    """Collections of Motor's, whose clients live as long as a test."""
+
+    client_class = AsyncIOMotorClient
+
+    @pytest.fixture
+    async def make_storage(self, proxy: None) -> AsyncIterator[MakeStorage]:
+        client = AsyncIOMotorClient(self.proxied)
+        yield lambda **options: MongoStorage(client[self.name].sessions, **options)
+        # It says good-bye to the server through the proxy, which runs in this loop.
+        await asyncio.to_thread(client.close)
