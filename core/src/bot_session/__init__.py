@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .batching import BatchedStorage
 from .codec import Codec
+from .copying import Copied, copy_documents
 from .errors import (
     BotSessionError,
     ClosedError,
@@ -55,6 +56,7 @@ __all__ = [
     "CodecError",
     "ConfigurationError",
     "ConflictError",
+    "Copied",
     "DecodeError",
     "EncodeError",
     "FallbackStorage",
@@ -93,6 +95,7 @@ __all__ = [
     "by_topic",
     "by_user",
     "by_user_in_chat",
+    "copy_documents",
     "open_storage",
     "register_storage",
     "with_bot_id",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from .documents import Loaded
+    from .leases import Lease
     from .sessions import Sessions
     from .storage import Match, Storage, Version
 
@@ -57,6 +58,7 @@ class Session(Generic[T]):
         "_envelope",
         "_filling",
         "_held",
+        "_lease",
         "_left",
         "_loaded",
         "_place",
@@ -85,6 +87,7 @@ class Session(Generic[T]):
         self._left: float | None = None
         self._loaded = self._held = self._cleared = self._accessed = self._closed = False
         self._filling: asyncio.Lock | None = None
+        self._lease: Lease | None = None
 
     # ------------------------------------------------------------------ for handlers
 
@@ -203,11 +206,11 @@ class Session(Generic[T]):
         try:
             if save:
                 await self._settle()
-                await self._store()
+                await self._store(last=True)
         finally:
             self._closed = True
             self._sessions.desk.leave(self)
-            self._unlock()
+            await self._unlock()
 
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
@@ -218,14 +221,23 @@ class Session(Generic[T]):
         if not self._held:
             await self._sessions.desk.lock(self)
             self._held = True
+            if self._sessions.lock == "shared" and not self._closed:
+                lease = self._sessions.lease(self.key)
+                await lease.acquire(self._sessions.lock_timeout)
+                self._lease = lease
             if self._closed:  # While it waited; nobody would unlock it any more.
-                self._unlock()
+                await self._unlock()
                 self._check()
 
-    def _unlock(self) -> None:
+    async def _unlock(self) -> None:
         if self._held:
             self._held = False
-            self._sessions.desk.unlock(self)
+            lease, self._lease = self._lease, None
+            try:
+                if lease is not None:
+                    await lease.release()
+            finally:
+                self._sessions.desk.unlock(self)
 
     # ------------------------------------------------------------------ its data
 
@@ -257,7 +269,7 @@ class Session(Generic[T]):
             async with self._filling:
                 pass
 
-    async def _store(self) -> None:
+    async def _store(self, *, last: bool = False) -> None:
         target = self._target()
         if target is _UNSET:
             await self._renew()
@@ -265,7 +277,11 @@ class Session(Generic[T]):
         if target is not None:
             self._sessions.documents.verify(self._place, self._data, target)
         await self.hold()
-        await self._put(target)
+        if last and self._lease is not None:
+            lease, self._lease = self._lease, None
+            await lease.release(after=self._put(target))
+        else:
+            await self._put(target)
 
     def _target(self) -> Any:
         """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""

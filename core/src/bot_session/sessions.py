@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
@@ -27,6 +28,7 @@ from .batching import BatchedStorage
 from .documents import ATTEMPTS, Documents, back_off
 from .errors import CodecError, ConfigurationError, ConflictError
 from .keys import by_chat, key_of
+from .leases import LEASE_PREFIX, Lease
 from .session import Desk, KeylessSession, LazySession, Session
 from .storage import ABSENT, ANY, Storage, is_ttl
 from .wrappers import locate
@@ -114,7 +116,11 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
         migrations: ``{version: function}``: see `bot_session.migrations`.
         save: ``"changed"`` (the default), or ``"accessed"`` to write whatever was looked at, as grammY does.
         on_conflict: What to do if another process saved the session meanwhile: see `ConflictPolicy`.
+        lock: ``"process"`` (the default): updates of one session are handled one at a time in this process, and a write
+            that meets another process's is a conflict. ``"shared"``: one at a time in all processes, by a lease in the
+            storage, at the cost of a round trip; for handlers that do more than change their session.
         lock_timeout: Seconds to wait at most for other updates of the same session; None is for ever. Default: 300.
+        lease_ttl: With ``lock="shared"``: seconds that a session stays locked if its process is killed. Default: 10.
         codec: In place of one made from the type.
         batching: Whether operations in flight together travel together: see `BatchedStorage`. Default: True.
     """
@@ -126,7 +132,9 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
     migrations: Mapping[int, Migration] | Mapping[float, Migration] | Mapping[Decimal, Migration] | None
     save: Literal["changed", "accessed"]
     on_conflict: ConflictPolicy[T]
+    lock: Literal["process", "shared"]
     lock_timeout: float | None
+    lease_ttl: float
     codec: Codec[T] | None
     batching: bool
 
@@ -179,7 +187,9 @@ class Sessions(Generic[T]):
         migrations: Mapping[Any, Migration] | None = None,
         save: Literal["changed", "accessed"] = "changed",
         on_conflict: ConflictPolicy[T] = "merge",
+        lock: Literal["process", "shared"] = "process",
         lock_timeout: float | None = 300.0,
+        lease_ttl: float = 10.0,
         codec: Codec[T] | None = None,
         batching: bool = True,
     ) -> None:
@@ -187,6 +197,9 @@ class Sessions(Generic[T]):
             raise ConfigurationError(f"storage must be a Storage, as open_storage(url) makes, not {storage!r}")
         _expect("renew", renew, "change", "use")
         _expect("save", save, "changed", "accessed")
+        _expect("lock", lock, "process", "shared")
+        if lock == "shared" and not storage.capabilities.shared:
+            raise ConfigurationError(f'lock="shared" is for storages that processes share, and {storage!r} is none')
         if not callable(on_conflict):
             _expect("on_conflict", on_conflict, "merge", "raise", "overwrite")
         self.storage = storage
@@ -194,6 +207,9 @@ class Sessions(Generic[T]):
         self.prefix = prefix
         self.renew = renew
         self.save = save
+        self.lock = lock
+        self.lock_timeout = lock_timeout
+        self._lease_ttl = lease_ttl
         self.documents: Documents[T] = Documents(
             BatchedStorage(storage) if batching and _is_remote(storage) else storage,
             initial=initial,
@@ -204,6 +220,21 @@ class Sessions(Generic[T]):
             on_conflict=on_conflict,
         )
         self.desk = Desk(*locate(storage, prefix), lock_timeout)
+
+    def lease(self, key: str) -> Lease:
+        """Return a lease for a session, not yet acquired: what ``lock="shared"`` is made of."""
+        return Lease(self.documents.storage, self.prefix + key, self._lease_ttl)
+
+    @asynccontextmanager
+    async def _holding(self, *keys: str) -> AsyncIterator[None]:
+        """Keep others from these sessions, as an open session does."""
+        async with self.desk.holding(*keys), AsyncExitStack() as stack:
+            if self.lock == "shared":
+                for key in sorted(set(keys)):
+                    lease = self.lease(key)
+                    await lease.acquire(self.lock_timeout)
+                    stack.push_async_callback(lease.release)
+            yield
 
     # ------------------------------------------------------------------ one session
 
@@ -290,7 +321,7 @@ class Sessions(Generic[T]):
         """
         mine = self.desk.mine(self, key)
         if mine is None:
-            async with self.desk.holding(key):
+            async with self._holding(key):
                 return await self.storage.delete(self.prefix + key)
         existed = await self.storage.has(self.prefix + key)
         mine.data = None
@@ -318,7 +349,7 @@ class Sessions(Generic[T]):
             mine.data = await _apply(change, await mine.get())
             return mine.data
         documents, place = self.documents, self.prefix + key
-        async with self.desk.holding(key):
+        async with self._holding(key):
             for attempt in range(ATTEMPTS):
                 loaded = await documents.load(place)
                 data = cast("T", loaded.data) if loaded.found else await documents.initial_data(None)
@@ -354,7 +385,7 @@ class Sessions(Generic[T]):
         old_place, new_place = self.prefix + old, self.prefix + new
         if old == new:
             return await self.storage.has(old_place)
-        async with self.desk.holding(old, new):
+        async with self._holding(old, new):
             record = await self.storage.read(old_place)
             if record is None:
                 return False
@@ -368,6 +399,8 @@ class Sessions(Generic[T]):
     async def keys(self, *, batch_size: int = 500) -> AsyncIterator[str]:
         """Stream the keys of all sessions of this kind. Raises as `Storage.read_all_keys` does."""
         async for key in self.storage.read_all_keys(self.prefix, batch_size=batch_size):
+            if key.startswith(LEASE_PREFIX):
+                continue
             yield key[len(self.prefix) :]
 
     async def entries(
@@ -386,6 +419,8 @@ class Sessions(Generic[T]):
             StorageError: As `Storage.read_all_entries`.
         """
         async for place, record in self.storage.read_all_entries(self.prefix, batch_size=batch_size):
+            if place.startswith(LEASE_PREFIX):
+                continue
             try:
                 loaded = await self.documents.unpack(place, record)
             except CodecError as error:

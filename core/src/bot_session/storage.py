@@ -332,6 +332,8 @@ class Storage(ABC):
         Raises:
             StorageError: As for `write`.
         """
+        if self._state != "open":
+            await self._ready("purge")
         return 0
 
     async def check(self) -> None:
@@ -416,7 +418,7 @@ class Storage(ABC):
             )
         await self.open()
 
-    def _validate(self, operation: str, key: str, value: str | None = None, ttl: float | None = None) -> None:
+    def _validate(self, operation: str, key: str, value: str = "", ttl: float | None = None) -> None:
         """
         Refuse what no storage takes, and what is beyond this one's limits, alike everywhere.
 
@@ -432,8 +434,6 @@ class Storage(ABC):
             raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
         if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl must be seconds above 0 and up to a hundred years, or None for ever; not {ttl!r}")
-        if value is None:
-            return
         if not isinstance(value, str):
             raise TypeError(f"a document is JSON text, not {type(value).__name__}")
         limit = limits.max_value_bytes
@@ -446,7 +446,7 @@ class Storage(ABC):
     def _validate_writes(self, operation: str, writes: Iterable[Write]) -> None:
         """`_validate` for a whole batch, before any of it is sent."""
         for write in writes:
-            self._validate(operation, write.key, write.value, write.ttl)
+            self._validate(operation, write.key, "" if write.value is None else write.value, write.ttl)
 
     def _validate_listing(self, operation: str, prefix: str, batch_size: int) -> None:
         """`_validate` for the arguments of the iterating methods."""

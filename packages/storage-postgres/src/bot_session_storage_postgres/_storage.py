@@ -281,13 +281,13 @@ class PostgresStorage(Storage):
     def ddl(self) -> str:
         return "".join(f"{statement};\n" for statement in self._table.ddl())
 
-    def _validate(self, operation: str, key: str, value: str | None = None, ttl: float | None = None) -> None:
+    def _validate(self, operation: str, key: str, value: str = "", ttl: float | None = None) -> None:
         super()._validate(operation, key, value, ttl)
         found = self._found
         if found.key_room is not None and len(key) > found.key_room:
             problem = f"the key has {len(key):,} characters, the column takes {found.key_room:,}"
             raise InvalidKeyError(problem, operation=operation, key=key, storage=self)
-        if found.value_room is not None and value is not None and len(value) > found.value_room:
+        if found.value_room is not None and len(value) > found.value_room:
             problem = f"the document has {len(value):,} characters, the column takes {found.value_room:,}"
             raise ValueTooLargeError(problem, operation=operation, key=key, storage=self)
         if ttl is not None and not found.has_expiry:

@@ -1,0 +1,69 @@
+"""Copying documents from one storage to another, of whatever kind, with their remaining life."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import ConflictError
+from .leases import LEASE_PREFIX
+from .storage import ABSENT, ANY, Write
+
+if TYPE_CHECKING:
+    from .storage import Storage
+
+__all__ = ["Copied", "copy_documents"]
+
+
+class Copied(NamedTuple):
+    """
+    How a copy went.
+
+    Attributes:
+        copied: How many documents were written.
+        kept: How many were left alone, because the target had something under their key.
+    """
+
+    copied: int
+    kept: int
+
+
+async def copy_documents(
+    source: Storage, target: Storage, *, prefix: str = "", overwrite: bool = False, batch_size: int = 500
+) -> Copied:
+    """
+    Copy documents as they are: no codec is needed, and encrypted ones stay encrypted.
+
+    What is changed in the source meanwhile may be copied in its old or its new form, so stop the bots before moving
+    house. It may be run again: what was copied is kept then.
+
+    Args:
+        source: Where they are.
+        target: Where to.
+        prefix: Copy only keys that start with it.
+        overwrite: Replace what the target has under the same key. Otherwise that is kept.
+        batch_size: How many to carry at a time.
+
+    Raises:
+        StorageError: One of the storages failed, or the target cannot hold one of the documents. Those copied before
+            are there.
+    """
+    copied = kept = 0
+    batch: list[Write] = []
+
+    async def carry() -> None:
+        nonlocal copied, kept
+        for result in await target.write_many(batch):
+            if isinstance(result, ConflictError):
+                kept += 1
+            else:
+                copied += 1
+        batch.clear()
+
+    async for key, record in source.read_all_entries(prefix, batch_size=batch_size):
+        if key.startswith(LEASE_PREFIX):
+            continue
+        batch.append(Write(key, record.value, record.ttl, ANY if overwrite else ABSENT))
+        if len(batch) >= batch_size:
+            await carry()
+    await carry()
+    return Copied(copied, kept)

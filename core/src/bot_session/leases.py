@@ -1,0 +1,258 @@
+"""
+Leases: a lock across processes, kept in the storage itself.
+
+The lease of a session is a document beside it, with a short TTL: who holds it, and who waits for it, in order. Taking
+it is one compare-and-set write that succeeds if there is none; giving it back is one delete that succeeds if nobody
+waits, and otherwise hands it to whoever waited longest. While its holder works, the lease is renewed; when the holder
+dies, it runs out.
+
+Nothing depends on the lease being kept: a session's write matches the version that was read, so a holder whose lease
+ran out while it was away cannot overwrite what came after.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from .errors import ConflictError, LockTimeoutError, SchemaError, StorageError, UnavailableError
+from .storage import ABSENT, ANY, Record, Storage, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+__all__ = ["LEASE_PREFIX", "Lease"]
+
+LEASE_PREFIX: Final = "bot-session:lease:"
+"""What the keys of leases begin with. Going through sessions passes them over."""
+
+SHORTEST_WAIT: Final = 0.005
+LONGEST_WAIT: Final = 0.1
+"""Seconds between two looks at a lease that somebody else holds: they double from the one to the other."""
+
+logger = logging.getLogger("bot_session.leases")
+
+
+class _Line(msgspec.Struct):
+    """
+    What a lease's document says.
+
+    Attributes:
+        holder: The token of whoever holds it.
+        waiting: The tokens of those who wait, in the order in which they came.
+    """
+
+    holder: str
+    waiting: list[str] = []
+
+
+_encoder = msgspec.json.Encoder()
+_decoder = msgspec.json.Decoder(_Line)
+
+
+class Lease:
+    """
+    The lease of one session, for one update.
+
+    Args:
+        storage: Where the session is.
+        place: The session's key there.
+        ttl: Seconds that the lease lives without being renewed: how long a session of a killed process stays locked.
+    """
+
+    def __init__(self, storage: Storage, place: str, ttl: float) -> None:
+        self.key = LEASE_PREFIX + place
+        self._storage = storage
+        self._place = place
+        self._ttl = ttl
+        self._token = secrets.token_hex(8)
+        self._version: Version | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._renewal: asyncio.Task[None] | None = None
+
+    async def acquire(self, timeout: float | None) -> None:  # noqa: ASYNC109
+        """
+        Take the lease: in one round trip if nobody has it, otherwise in turn.
+
+        Args:
+            timeout: Seconds to wait at most; None is for ever.
+
+        Raises:
+            LockTimeoutError: It took longer.
+            StorageError: The storage could not be asked.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                if not await self._try():
+                    await self._stand_in_line()
+        except TimeoutError:
+            await self._leave_line()
+            raise LockTimeoutError(
+                f"session {self._place!r} was in use by another process for more than {timeout:g} s"
+            ) from None
+        except BaseException:
+            await self._leave_line()
+            raise
+        self._timer = asyncio.get_running_loop().call_later(self._ttl / 3, self._begin_renewal)
+
+    async def release(self, after: Awaitable[object] | None = None) -> None:
+        """
+        Give the lease back, or hand it to whoever waited longest.
+
+        Args:
+            after: A write that must have happened before. Both travel together where the storage makes batches atomic.
+
+        Raises:
+            BotSessionError: What ``after`` raised. A lease that cannot be given back runs out by itself.
+        """
+        self._stop_renewal()
+        if after is not None and self._storage.capabilities.atomic_batches:
+            written, _ = await asyncio.gather(after, self._give_back(), return_exceptions=True)
+            if isinstance(written, BaseException):
+                raise written
+            return
+        try:
+            if after is not None:
+                await after
+        finally:
+            await self._give_back()
+
+    # ------------------------------------------------------------------ taking
+
+    async def _try(self) -> bool:
+        """Take the lease if nobody has it."""
+        try:
+            self._version = await self._storage.write(self.key, _text(_Line(self._token)), ttl=self._ttl, match=ABSENT)
+        except ConflictError:
+            return False
+        except UnavailableError as error:
+            if not error.outcome_unknown:
+                raise
+            # Nobody else can have written this token: if it is there, then by this write.
+            found = await self._look()
+            if found is None or found[1].holder != self._token:
+                raise
+            self._version = found[0].version
+        return True
+
+    async def _stand_in_line(self) -> None:
+        """Wait until the lease is handed over, or is gone and can be taken."""
+        pause = SHORTEST_WAIT
+        while True:
+            found = await self._look()
+            if found is None:
+                if await self._try():
+                    return
+                continue
+            record, line = found
+            if line.holder == self._token:
+                self._version = record.version
+                return
+            if self._token not in line.waiting:
+                line.waiting.append(self._token)
+                # The holder's time stays as it is: those who wait do not keep a dead one alive.
+                if not await self._rewrite(record, line, record.ttl):
+                    continue
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause = min(2 * pause, LONGEST_WAIT)
+
+    async def _leave_line(self) -> None:
+        """Make sure that the lease is not handed to somebody who has gone."""
+        try:
+            while (found := await self._look()) is not None:
+                record, line = found
+                if line.holder == self._token:
+                    self._version = record.version
+                    await self._give_back()
+                elif self._token in line.waiting:
+                    line.waiting.remove(self._token)
+                    if not await self._rewrite(record, line, record.ttl):
+                        continue
+                return
+        except StorageError as error:
+            logger.warning("could not leave the line for session %r; it moves on by itself: %s", self._place, error)
+
+    # ------------------------------------------------------------------ giving back
+
+    async def _give_back(self) -> None:
+        try:
+            await self._storage.delete(self.key, match=ANY if self._version is None else self._version)
+        except ConflictError:
+            await self._hand_over()
+        except StorageError as error:
+            self._complain(error)
+
+    async def _hand_over(self) -> None:
+        """Somebody waits, or has the lease: it has changed since it was taken."""
+        try:
+            while (found := await self._look()) is not None and found[1].holder == self._token:
+                record, line = found
+                if line.waiting:
+                    done = await self._rewrite(record, _Line(line.waiting[0], line.waiting[1:]), self._ttl)
+                else:
+                    done = await self._rewrite(record, None, None)
+                if done:
+                    return
+        except StorageError as error:
+            self._complain(error)
+        else:
+            logger.warning("the lease of session %r ran out before its update was over", self._place)
+
+    def _complain(self, error: StorageError) -> None:
+        logger.warning("the lease of session %r ends only in %g s: %s", self._place, self._ttl, error)
+
+    # ------------------------------------------------------------------ keeping
+
+    def _begin_renewal(self) -> None:
+        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+
+    async def _renew(self) -> None:
+        """Give the lease its full life again and again, until it is given back or lost."""
+        while True:
+            try:
+                found = await self._look()
+                if found is None or found[1].holder != self._token:
+                    logger.warning("the lease of session %r was lost; saving will not overwrite", self._place)
+                    return
+                if not await self._rewrite(*found, self._ttl):
+                    continue
+            except StorageError as error:
+                logger.warning("the lease of session %r could not be renewed: %s", self._place, error)
+            await asyncio.sleep(self._ttl / 3)
+
+    def _stop_renewal(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._renewal is not None:
+            self._renewal.cancel()
+
+    # ------------------------------------------------------------------ the document
+
+    async def _look(self) -> tuple[Record, _Line] | None:
+        record = await self._storage.read(self.key)
+        if record is None:
+            return None
+        try:
+            return record, _decoder.decode(record.value)
+        except msgspec.DecodeError as error:
+            raise SchemaError("this is no lease: delete it", key=self.key, storage=self._storage) from error
+
+    async def _rewrite(self, record: Record, line: _Line | None, ttl: float | None) -> bool:
+        """Change the document if nobody else has, and say whether that was so. None deletes it."""
+        try:
+            if line is None:
+                await self._storage.delete(self.key, match=record.version)
+            else:
+                self._version = await self._storage.write(self.key, _text(line), ttl=ttl, match=record.version)
+        except ConflictError:
+            return False
+        return True
+
+
+def _text(line: _Line) -> str:
+    return _encoder.encode(line).decode()
