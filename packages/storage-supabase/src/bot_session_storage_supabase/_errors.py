@@ -2,40 +2,77 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Final
 
 import httpx
+import msgspec
 from bot_session.errors import SchemaError, StorageError, UnavailableError, UnsupportedError, ValueTooLargeError
+from postgrest.exceptions import APIError
 
 if TYPE_CHECKING:
-    from postgrest.exceptions import APIError
+    from collections.abc import Iterator
 
-__all__ = ["lost", "refused"]
+__all__ = ["mapped"]
 
-# Codes begin with: a class of SQLSTATE, a group of PostgREST's own codes, or an HTTP status if the answer had no code.
-_SCHEMA: Final = ("23", "28", "3F", "42", "PGRST1", "PGRST2", "PGRST3", "401", "403", "404")
-_UNAVAILABLE: Final = ("08", "25", "40", "53", "55", "57", "58", "PGRST0", "408", "425", "429", "5")
+# Codes begin with: a class of SQLSTATE, a group of PostgREST's own codes, or HTTP and a status if there was no code.
+_SCHEMA: Final = ("23", "28", "3F", "42", "PGRST1", "PGRST2", "PGRST3", "HTTP401", "HTTP403", "HTTP404")
+_UNAVAILABLE: Final = (
+    "08",
+    "25",
+    "40",
+    "53",
+    "55",
+    "57",
+    "58",
+    "PGRST0",
+    "HTTP2",
+    "HTTP408",
+    "HTTP425",
+    "HTTP429",
+    "HTTP5",
+)
 _UNSUPPORTED: Final = ("22",)
-_TOO_LARGE: Final = ("413", "54")
+_TOO_LARGE: Final = ("54", "HTTP413")
 
-_RUN_DDL: Final = "; run what ddl() returns in Supabase's SQL editor (bot-session ddl URL prints it)"
-_MISSING: Final = ("PGRST202", "PGRST205", "3F", "42P01", "42P10", "42703", "42883", "404")
+_RUN_DDL: Final = "run what ddl() returns in Supabase's SQL editor (bot-session ddl URL prints it)"
+_MISSING: Final = ("PGRST202", "PGRST205", "3F", "42P01", "42P10", "42703", "42883", "HTTP404")
 
 # PostgREST could not reach the database, had no schema yet, or no connection free: it did not get to the write.
-_NOT_REACHED: Final = ("PGRST000", "PGRST002", "PGRST003", "425", "429")
+_NOT_REACHED: Final = ("PGRST000", "PGRST002", "PGRST003", "HTTP425", "HTTP429")
 _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
-def refused(error: APIError, *, writing: bool, **about: Any) -> StorageError:
+@contextlib.contextmanager
+def mapped(*, writing: bool, **about: Any) -> Iterator[None]:
+    """Raise whatever goes wrong with a call as an error of ours."""
+    try:
+        yield
+    except APIError as error:
+        raise _refused(error, writing=writing, **about) from error
+    except (httpx.HTTPError, OSError) as error:
+        unknown = writing and not isinstance(error, _NOT_SENT)
+        reason = f"Supabase did not answer: {str(error) or type(error).__name__}"
+        raise UnavailableError(reason, outcome_unknown=unknown, **about) from error
+    except msgspec.ValidationError as error:
+        # Somebody on the way, such as a captive portal, answers in Supabase's place.
+        raise UnavailableError("the answer is not one of Supabase's", outcome_unknown=writing, **about) from error
+    except RuntimeError as error:  # httpx on a client that was closed
+        raise StorageError(f"the client cannot be used: {error}", **about) from error
+
+
+def _refused(error: APIError, *, writing: bool, **about: Any) -> StorageError:
     """Return our error for an answer that is one. Its details are left out, since they may quote a session."""
-    code = "" if error.code is None else str(error.code)  # older clients give a status as a number
-    message = f"{error.message or 'refused without a reason'}" + (f" ({code})" if code else "")
-    hint = f"; {error.hint}" if error.hint else ""
+    code = str(error.code or "")  # older clients give a status as a number
+    if len(code) == len("429"):
+        code = f"HTTP{code}"
+    message = (error.message or "refused without a reason") + (f" ({code})" if code else "")
     if code.startswith(_TOO_LARGE):
         return ValueTooLargeError(message, **about)
     # Only the gateway gives reasons without a code; about the key it always speaks of the "API key".
     if code.startswith(_SCHEMA) or (not code and "api key" in message.lower()):
-        return SchemaError(message + (_RUN_DDL if code.startswith(_MISSING) else hint), **about)
+        hint = _RUN_DDL if code.startswith(_MISSING) else error.hint
+        return SchemaError(f"{message}; {hint}" if hint else message, **about)
     if code.startswith(_UNSUPPORTED):
         return UnsupportedError(f"the column cannot hold this: {message}", **about)
     if not code or code.startswith(_UNAVAILABLE):
@@ -44,10 +81,3 @@ def refused(error: APIError, *, writing: bool, **about: Any) -> StorageError:
         unknown = writing and not rolled_back and code not in _NOT_REACHED
         return UnavailableError(message, outcome_unknown=unknown, **about)
     return StorageError(message, **about)
-
-
-def lost(error: Exception, *, writing: bool, **about: Any) -> StorageError:
-    """Return our error for a call that got no answer."""
-    reason = str(error) or type(error).__name__
-    unknown = writing and not isinstance(error, _NOT_SENT)
-    return UnavailableError(f"Supabase did not answer: {reason}", outcome_unknown=unknown, **about)

@@ -3,18 +3,39 @@ What the adapter needs in the database: the table, and the functions that PostgR
 
 Functions, because PostgREST's filters travel in the URL, which is too short for documents and gets logged on its way,
 and because only inside the database a comparison and the write that depends on it are one step, by the database's
-clock. They run with the rights of whoever calls them. Each takes one JSON value and answers with one, so that no
-PostgREST converts the arguments in its own way, and none cuts an answer short at its ``max-rows``.
+clock. They run with the rights of whoever calls them. Each takes one JSON value, which nobody on the way converts, and
+answers with one object, which ``max-rows`` cannot cut short and which no empty body is mistaken for.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Final
+from typing import Final, Generic, TypeAlias, TypeVar
 
+import msgspec
 from bot_session.errors import ConfigurationError
+from bot_session.storage import Version
 
-__all__ = ["function_name", "render"]
+__all__ = ["Answer", "Conflict", "Row", "function_name", "render"]
+
+T = TypeVar("T")
+
+
+class Answer(msgspec.Struct, Generic[T]):
+    """What every function answers."""
+
+    answer: T
+
+
+class Conflict(msgspec.Struct):
+    """The result of a write whose match failed."""
+
+    actual: Version | None
+
+
+Row: TypeAlias = tuple[str, str, Version, float | None]
+"""Key, document, version, seconds left."""
+
 
 _TABLE: Final = """\
 CREATE TABLE IF NOT EXISTS {table} (
@@ -58,7 +79,8 @@ CREATE OR REPLACE FUNCTION {read}(p_argument jsonb) RETURNS json LANGUAGE plpgsq
 BEGIN
     PERFORM {guard}();
     RETURN (
-        SELECT coalesce(json_agg(json_build_array(t.{key}, {document}, {version}, {left})), '[]')
+        SELECT json_build_object('answer',
+            coalesce(json_agg(json_build_array(t.{key}, {document}, {version}, {left})), '[]'))
         FROM {table} AS t
         WHERE t.{key} = ANY (ARRAY(SELECT jsonb_array_elements_text(p_argument)))
             AND (t.{expiry} IS NULL OR t.{expiry} > now())
@@ -77,9 +99,9 @@ DECLARE
 BEGIN
     PERFORM {guard}();
     RETURN (
-        SELECT coalesce(json_agg(CASE WHEN v_documents
-            THEN json_build_array(t.{key}, {document}, {version}, {left})
-            ELSE json_build_array(t.{key}) END ORDER BY t.{key}), '[]')
+        SELECT json_build_object('answer', coalesce(json_agg(
+            CASE WHEN v_documents THEN json_build_array(t.{key}, {document}, {version}, {left})
+            ELSE json_build_array(t.{key}) END ORDER BY t.{key}), '[]'))
         FROM (
             SELECT * FROM {table} AS t
             WHERE t.{key} ^@ v_prefix AND (v_after IS NULL OR t.{key} > v_after)
@@ -135,23 +157,23 @@ BEGIN
             END IF;
         END LOOP;
     END LOOP;
-    RETURN to_jsonb(v_results);
+    RETURN jsonb_build_object('answer', v_results);
 END $$;
 """
 
 _TOUCH: Final = """
-CREATE OR REPLACE FUNCTION {touch}(p_argument jsonb) RETURNS boolean LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE OR REPLACE FUNCTION {touch}(p_argument jsonb) RETURNS json LANGUAGE plpgsql SET search_path = '' AS $$
 BEGIN
     PERFORM {guard}();
     UPDATE {table} AS t SET {expiry} = clock_timestamp() + make_interval(secs => (p_argument->>'ttl')::float8)
     WHERE t.{key} = p_argument->>'key' AND (t.{expiry} IS NULL OR t.{expiry} > clock_timestamp());
-    RETURN FOUND;
+    RETURN json_build_object('answer', FOUND);
 END $$;
 """
 
 # A row that somebody has locked is about to be renewed or purged already.
 _PURGE: Final = """
-CREATE OR REPLACE FUNCTION {purge}(p_argument jsonb) RETURNS int LANGUAGE plpgsql SET search_path = '' AS $$
+CREATE OR REPLACE FUNCTION {purge}(p_argument jsonb) RETURNS json LANGUAGE plpgsql SET search_path = '' AS $$
 DECLARE
     v_count int;
 BEGIN
@@ -160,7 +182,7 @@ BEGIN
         SELECT t.{key} FROM {table} AS t WHERE t.{expiry} <= now() LIMIT (p_argument->>'size')::int FOR UPDATE SKIP LOCKED
     );
     GET DIAGNOSTICS v_count = ROW_COUNT;
-    RETURN v_count;
+    RETURN json_build_object('answer', v_count);
 END $$;
 """
 

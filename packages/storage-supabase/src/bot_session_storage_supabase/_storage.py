@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from bot_session.errors import ConfigurationError, StorageError, UnavailableError
+from bot_session.errors import ConfigurationError, StorageError
 from bot_session.redaction import redact_url
 from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, WriteResult
-from postgrest.exceptions import APIError
 from supabase import AsyncClient, AsyncClientOptions
 
-from ._errors import lost, refused
-from ._schema import function_name, render
+from ._errors import mapped
+from ._schema import Answer, Conflict, Row, function_name, render
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
@@ -25,21 +24,12 @@ __all__ = ["SupabaseStorage"]
 
 T = TypeVar("T")
 
-_Row: TypeAlias = tuple[str, str, Version, float | None]
-"""Key, document, version, seconds left."""
-
 _BODY_BYTES: Final = 1_000_000
 """About how long the body of a request may become, unless a single document is longer."""
 _AT_ONCE: Final = 1_000
 """How many keys travel in a request or an answer at most."""
 _PURGED_AT_ONCE: Final = 10_000
 """How many rows a call of `SupabaseStorage.purge` deletes, to stay below Supabase's statement timeout."""
-
-
-class _Conflict(msgspec.Struct):
-    """What the database answers for a match that failed."""
-
-    actual: Version | None
 
 
 class SupabaseStorage(Storage):
@@ -83,13 +73,13 @@ class SupabaseStorage(Storage):
         timeout: float = 10.0,
     ) -> None:
         if isinstance(project, str):
-            if not key:
-                raise ConfigurationError("Supabase needs a key: the service key of the project's settings")
+            if not project.startswith(("https://", "http://")):
+                raise ConfigurationError(f"the project's address begins with https://, unlike {redact_url(project)!r}")
             schema = schema or "public"
         elif key is not None or schema is not None:
             raise ConfigurationError("a client brings its own key and schema: set them where it is made")
         else:
-            schema = project.options.schema
+            schema = str(project.options.schema)
         self._project = project
         self._key = key
         self._schema = schema
@@ -138,10 +128,12 @@ class SupabaseStorage(Storage):
 
     async def _open(self) -> None:
         if isinstance(self._project, str):
+            if not self._key:
+                raise ConfigurationError("Supabase needs a key: the service key of the project's settings")
             # Not HTTP/2: its header compression logs headers, and with them the key, at level DEBUG.
             self._http = httpx.AsyncClient(timeout=self._timeout)
             options = AsyncClientOptions(schema=self._schema, httpx_client=self._http, auto_refresh_token=False)
-            self._client = AsyncClient(self._project, self._key or "", options)
+            self._client = AsyncClient(self._project, self._key, options)
         try:
             await self._rows("open", [])
         except BaseException:
@@ -152,11 +144,6 @@ class SupabaseStorage(Storage):
         if self._http is not None:
             http, self._http, self._client = self._http, None, None
             await http.aclose()
-
-    async def check(self) -> None:
-        if self._state != "open":
-            await self._ready("check")
-        await self._rows("check", [])
 
     # ------------------------------------------------------------------ reading
 
@@ -185,20 +172,15 @@ class SupabaseStorage(Storage):
         async for row in self._pages("read_all_entries", prefix, batch_size, documents=True):
             yield row[0], _record(row)
 
-    async def _rows(self, operation: str, keys: Sequence[str], key: str | None = None) -> list[_Row]:
-        return await self._call("read", keys, list[_Row], operation, key)
+    async def _rows(self, operation: str, keys: Sequence[str], key: str | None = None) -> list[Row]:
+        return await self._call("read", keys, list[Row], operation, key)
 
     async def _pages(self, operation: str, prefix: str, batch_size: int, *, documents: bool) -> AsyncIterator[Any]:
         if self._state != "open":
             await self._ready(operation)
         self._validate_listing(operation, prefix, batch_size)
-        argument: dict[str, Any] = {
-            "prefix": prefix,
-            "after": None,
-            "size": min(batch_size, _AT_ONCE),
-            "documents": documents,
-        }
-        answer: Any = list[_Row] if documents else list[tuple[str]]
+        argument = {"prefix": prefix, "after": None, "size": min(batch_size, _AT_ONCE), "documents": documents}
+        answer: Any = list[Row] if documents else list[tuple[str]]
         while rows := await self._call("page", argument, answer, operation):
             for row in rows:
                 yield row
@@ -253,17 +235,19 @@ class SupabaseStorage(Storage):
 
     async def _write(self, operation: str, writes: Sequence[Write], key: str | None = None) -> list[WriteResult]:
         items = [
-            {"key": write.key, "value": write.value, "ttl": write.ttl, "match": _match(write.match)} for write in writes
+            {
+                "key": write.key,
+                "value": write.value,
+                "ttl": write.ttl,
+                "match": write.match.value if isinstance(write.match, Condition) else f"={write.match}",
+            }
+            for write in writes
         ]
-        answers = await self._call("write", items, list[Version | bool | _Conflict], operation, key, writing=True)
+        answers = await self._call("write", items, list[Version | bool | Conflict], operation, key, writing=True)
         return [
-            self._conflict(operation, write.key, write.match, answer.actual)
-            if isinstance(answer, _Conflict)
-            else answer
+            self._conflict(operation, write.key, write.match, answer.actual) if isinstance(answer, Conflict) else answer
             for write, answer in zip(writes, answers, strict=True)
         ]
-
-    # ------------------------------------------------------------------ calling
 
     async def _call(
         self,
@@ -276,34 +260,19 @@ class SupabaseStorage(Storage):
         writing: bool = False,
     ) -> T:
         """Call a function in the database. Whatever is not the answer that it gives is an error."""
-        about: dict[str, Any] = {"operation": operation, "key": key, "storage": self}
-        client = self._client
-        assert client is not None  # noqa: S101 - it is there as long as the storage is open
-        try:
-            answer = await client.rpc(function_name(self._table, function), {"p_argument": argument}).execute()
-            return msgspec.convert(answer.data, answer_type)
-        except APIError as error:
-            raise refused(error, writing=writing, **about) from error
-        except (httpx.HTTPError, OSError) as error:
-            raise lost(error, writing=writing, **about) from error
-        except msgspec.ValidationError as error:
-            # Somebody on the way, such as a captive portal, answers in Supabase's place.
-            raise UnavailableError("the answer is not one of Supabase's", outcome_unknown=writing, **about) from error
-        except RuntimeError as error:
-            raise StorageError(f"the client cannot be used: {error}", **about) from error
+        assert self._client is not None  # noqa: S101 - it is there as long as the storage is open
+        with mapped(writing=writing, operation=operation, key=key, storage=self):
+            response = await self._client.rpc(function_name(self._table, function), {"p_argument": argument}).execute()
+            return msgspec.convert(response.data, Answer[answer_type]).answer  # type: ignore[valid-type]
 
     def __repr__(self) -> str:
         address = self._project if isinstance(self._project, str) else str(self._project.supabase_url)
         return f"<SupabaseStorage {self._schema}.{self._table} at {redact_url(address)}>"
 
 
-def _record(row: _Row) -> Record:
+def _record(row: Row) -> Record:
     _, value, version, ttl = row
     return Record(value, version, ttl)
-
-
-def _match(match: Match) -> str:
-    return match.value if isinstance(match, Condition) else f"={match}"
 
 
 def _chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:

@@ -31,7 +31,7 @@ import pytest
 
 from bot_session.errors import SchemaError
 
-from .base import START_TIMEOUT, Container, Owned, Process, Server, find_server, free_port
+from .base import HOST, START_TIMEOUT, Container, Owned, Process, Server, find_server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
@@ -130,7 +130,7 @@ def postgrest_server(postgres_server: Server, tmp_path_factory: pytest.TempPathF
         }
 
     def container(image: str) -> Owned:
-        return Container(image, {port: 3000}, environment=settings(_docker_host(), "0.0.0.0", 3000))  # noqa: S104
+        return Container(image, {port: 3000}, environment=settings(HOST, "0.0.0.0", 3000))  # noqa: S104
 
     def built() -> Owned:
         return Process(
@@ -142,7 +142,7 @@ def postgrest_server(postgres_server: Server, tmp_path_factory: pytest.TempPathF
             "postgrest",
             url=f"http://127.0.0.1:{port}",
             ready=_version,
-            # A container reaches the ports of other containers, but not those of this machine's own 127.0.0.1.
+            # A container reaches the ports of other containers, but not what listens on this machine's 127.0.0.1.
             container=container if postgres_server.source == "container" else None,
             wheel=built,
         ) as server,
@@ -168,12 +168,6 @@ def _postrust() -> Path:
         command = [cargo, "install", "--quiet", "--debug", "--root", str(root), f"postrust-server@{_POSTRUST}"]
         subprocess.run(command, check=True, timeout=1_800)  # noqa: S603
     return program
-
-
-def _docker_host() -> str:
-    """Return the address at which containers reach the published ports of others."""
-    question = ["docker", "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}"]
-    return subprocess.run(question, check=True, capture_output=True, text=True, timeout=20).stdout.strip()  # noqa: S603
 
 
 def _version(url: str) -> str:
