@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from testcontainers.core.container import DockerContainer
 
 __all__ = [
+    "HOST",
     "START_TIMEOUT",
     "Container",
     "Group",
@@ -50,6 +51,9 @@ __all__ = [
 
 START_TIMEOUT = 60.0
 """Seconds within which a server must answer: generous, since a slow machine is no failed test."""
+
+HOST = "host.docker.internal"
+"""The name under which a container reaches the ports of this machine, those of other containers among them."""
 
 Source: TypeAlias = Literal["environment", "container", "wheel"]
 
@@ -243,6 +247,7 @@ class Container:
         from testcontainers.core.container import DockerContainer  # noqa: PLC0415
 
         container = DockerContainer(self._image).with_envs(**self._environment)
+        container.with_kwargs(extra_hosts={HOST: "host-gateway"})  # Docker on Linux does not know it by itself.
         if self._command is not None:
             container.with_command(list(self._command))
         for ours, theirs in self._ports.items():
