@@ -72,6 +72,7 @@ class Lease:
         self._ttl = ttl
         self._token = secrets.token_hex(8)
         self._version: Version | None = None
+        self._awaited = False  # Whether somebody waits, as far as this version tells.
         self._timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.Task[None] | None = None
 
@@ -137,7 +138,7 @@ class Lease:
             found = await self._look()
             if found is None or found[1].holder != self._token:
                 raise
-            self._version = found[0].version
+            self._version, self._awaited = found[0].version, bool(found[1].waiting)
         return True
 
     async def _stand_in_line(self) -> None:
@@ -151,7 +152,7 @@ class Lease:
                 continue
             record, line = found
             if line.holder == self._token:
-                self._version = record.version
+                self._version, self._awaited = record.version, bool(line.waiting)
                 return
             if self._token not in line.waiting:
                 line.waiting.append(self._token)
@@ -167,7 +168,7 @@ class Lease:
             while (found := await self._look()) is not None:
                 record, line = found
                 if line.holder == self._token:
-                    self._version = record.version
+                    self._version, self._awaited = record.version, bool(line.waiting)
                     await self._give_back()
                 elif self._token in line.waiting:
                     line.waiting.remove(self._token)
@@ -180,6 +181,9 @@ class Lease:
     # ------------------------------------------------------------------ giving back
 
     async def _give_back(self) -> None:
+        if self._awaited:
+            await self._hand_over()
+            return
         try:
             await self._storage.delete(self.key, match=ANY if self._version is None else self._version)
         except ConflictError:
@@ -249,6 +253,7 @@ class Lease:
                 await self._storage.delete(self.key, match=record.version)
             else:
                 self._version = await self._storage.write(self.key, _text(line), ttl=ttl, match=record.version)
+                self._awaited = bool(line.waiting)
         except ConflictError:
             return False
         return True
