@@ -302,6 +302,38 @@ class TestLazy:
         assert [("write", "c:-100"), ("write", "u:7")] == sorted(storage.calls)
         assert 0 == len(multi.fragments["user"].desk.locks)
 
+    @pytest.mark.parametrize("name", KEYS)
+    async def test_an_assigned_fragment_is_written_beside_untouched_ones(self, storage, multi, name):
+        async with multi.open(KEYS, lazy=True) as session:
+            session[name].data = None
+
+        assert [("delete", f"{name[0]}:{KEYS[name]}")] == storage.calls
+        assert 0 == len(multi.fragments["user"].desk.locks)
+
+    @pytest.mark.parametrize("name", KEYS)
+    async def test_an_assigned_fragment_is_written_even_if_another_update_has_an_untouched_one(self, multi, name):
+        async def before():
+            async with multi.open(KEYS):
+                entered.set()
+                await leave.wait()
+
+        async def update():
+            async with multi.open(KEYS, lazy=True) as session:
+                session[name].data = {"user": User("Ada"), "chat": Chat(1)}[name]
+
+        entered, leave = asyncio.Event(), asyncio.Event()
+        first = asyncio.create_task(before())
+        await entered.wait()
+        second = asyncio.create_task(update())
+        for _ in range(5):
+            await asyncio.sleep(0)
+        leave.set()
+        async with asyncio.timeout(5):
+            await asyncio.gather(first, second)
+
+        assert await multi.fragments[name].has(KEYS[name])
+        assert 0 == len(multi.fragments["user"].desk.locks)
+
     async def test_two_tasks_may_touch_two_fragments_at_once_even_when_another_update_has_them(self, multi):
         async def before():
             async with multi.open(KEYS):

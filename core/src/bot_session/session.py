@@ -215,19 +215,24 @@ class Session(Generic[T]):
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
         await self.lock()
+        self._check()
 
     async def lock(self) -> None:
-        """Take the key's lock, unless this session has it."""
-        if not self._held:
-            await self._sessions.desk.lock(self)
-            self._held = True
-            if self._sessions.lock == "shared" and not self._closed:
-                lease = self._sessions.lease(self.key)
-                await lease.acquire(self._sessions.lock_timeout)
-                self._lease = lease
-            if self._closed:  # While it waited; nobody would unlock it any more.
-                await self._unlock()
-                self._check()
+        """Take the key's lock, unless this session has it, or is over when its turn comes."""
+        if self._held:
+            return
+        sessions, lease = self._sessions, None
+        await sessions.desk.lock(self)
+        try:
+            if sessions.lock == "shared":
+                lease = sessions.lease(self.key)
+                await lease.acquire(sessions.lock_timeout)
+        except BaseException:
+            sessions.desk.unlock(self)
+            raise
+        self._held, self._lease = True, lease
+        if self._closed:
+            await self._unlock()
 
     async def _unlock(self) -> None:
         if self._held:
@@ -394,10 +399,12 @@ class LazySession(Session[T]):
         if not self._held:
             for session in self.together or (self,):
                 await session.lock()
+            self._check()
 
     async def lock(self) -> None:
         async with self._locking:
-            await super().lock()
+            if not self._closed:
+                await super().lock()
 
     async def _settle(self) -> None:
         await self._keep_promise()
