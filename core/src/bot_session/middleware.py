@@ -104,16 +104,23 @@ def _middleware(
         async with opening as handle:
             setattr(ctx, name, handle)
             try:
-                return await next()
-            finally:
-                _take_assignment(getattr(ctx, name, handle), handle)
+                result = await next()
+            except passthrough:
+                _take_assignment(ctx, name, handle)
+                raise
+            except BaseException:
                 setattr(ctx, name, handle)
+                raise
+            _take_assignment(ctx, name, handle)
+            return result
 
     return middleware
 
 
-def _take_assignment(value: Any, handle: Any) -> None:
+def _take_assignment(ctx: Any, name: str, handle: Any) -> None:
     """Whoever assigned ``ctx.session`` meant the data: an attribute of a foreign object cannot tell at once."""
+    value = getattr(ctx, name, handle)
+    setattr(ctx, name, handle)
     if value is handle:
         return
     if isinstance(handle, MultiSession):
