@@ -25,11 +25,11 @@ def make_url(request, tmp_path):
             case "sqlite":
                 return f"sqlite:{tmp_path}/{alone}.db"
             case "redis":
-                return f"{request.getfixturevalue('redis_server').url}?prefix={alone}:"
+                return request.getfixturevalue("redis_server").url_with(f"prefix={alone}:")
             case "mongo":
-                return f"{request.getfixturevalue('mongo_server').url}?collection={alone}"
+                return request.getfixturevalue("mongo_server").url_with(f"collection={alone}")
             case "postgres":
-                return f"{request.getfixturevalue('postgres_server').url}?table={alone}"
+                return request.getfixturevalue("postgres_server").url_with(f"table={alone}")
             case "supabase":
                 server = request.getfixturevalue("postgrest_server")
                 address = server.url.removeprefix("http://")

@@ -287,7 +287,7 @@ async def test_a_client_that_blocks_or_does_not_listen_is_refused(mongo_server) 
 
 
 async def test_what_was_written_survives_a_killed_server(mongo_server, database) -> None:
-    url = f"{mongo_server.url}?journal=true"
+    url = mongo_server.url_with("journal=true")
     async with MongoStorage(url, database=database.name, timeout=2.0) as storage:
         await storage.write("k", "1")
         mongo_server.kill()

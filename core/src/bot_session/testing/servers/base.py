@@ -104,6 +104,10 @@ class Server:
         self.stop()
         self.start()
 
+    def url_with(self, query: str) -> str:
+        """Return its address with ``query`` added to the one that it may have."""
+        return f"{self.url}{'&' if '?' in self.url else '?'}{query}"
+
     def log(self) -> str:
         """Return what it wrote to its output."""
         return self._ours.log()

@@ -25,7 +25,8 @@ def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     port = free_port()
     with find_server(
         "mongo",
-        url=f"mongodb://127.0.0.1:{port}/",
+        # Directly, since a member of a replica set names itself by an address that may exist in its container only.
+        url=f"mongodb://127.0.0.1:{port}/?directConnection=true",
         ready=_version,
         container=partial(_in_container, port),
         wheel=lambda: _from_wheel(port, tmp_path_factory.mktemp("mongo")),
