@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 from bot_session import (
     BatchedStorage,
+    CachedStorage,
     FallbackStorage,
     MemoryStorage,
     ObservedStorage,
@@ -59,6 +60,24 @@ class TestWrapper(Wrapped):
 class TestBatched(Wrapped):
     def wrap(self, storage):
         return BatchedStorage(storage)
+
+
+class TestCached(Wrapped):
+    @pytest.fixture
+    def make_storage(self):
+        entries = {}
+        made = []
+
+        def make():
+            # What others change is not seen, so two of them are two bots with a storage each.
+            made.append(CachedStorage(Shared(entries if not made else {})))
+            return made[-1]
+
+        return make
+
+    async def expire_now(self, storage, key):
+        expire(storage, key)
+        storage.forget(key)
 
 
 class TestPrefixed(Wrapped):

@@ -40,7 +40,7 @@ from .session import KeylessSession, LazySession, Session
 from .sessions import Sessions, SessionsOptions
 from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version, Write, WriteResult
 from .urls import open_storage, register_storage
-from .wrappers import FallbackStorage, ObservedStorage, PrefixedStorage, ReadOnlyStorage, StorageWrapper
+from .wrappers import CachedStorage, FallbackStorage, ObservedStorage, PrefixedStorage, ReadOnlyStorage, StorageWrapper
 
 __version__ = "0.1.0"
 
@@ -50,6 +50,7 @@ __all__ = [
     "PRESENT",
     "BatchedStorage",
     "BotSessionError",
+    "CachedStorage",
     "Capabilities",
     "ClosedError",
     "Codec",
