@@ -20,6 +20,7 @@ nox.options.sessions = ["lint", "types", "tests"]
 ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("packages/*/pyproject.toml"))
 SOURCES = [Path("core/src"), *(package / "src" for package in PACKAGES)]
+CONTRACTS = [str(path) for path in sorted(ROOT.glob("packages/*/tests/test_*_contract.py"))]
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -49,8 +50,8 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def containers(session: nox.Session) -> None:
     """Run the contract of every adapter, with each server in a container; images are those of docker-compose.yml."""
-    install(session, "tests", "containers", extras="[testing]")
-    arguments = session.posargs or [str(path) for path in sorted(ROOT.glob("packages/*/tests/test_*_contract.py"))]
+    install(session, "tests", "containers", "demo", extras="[aiogram,testing]")
+    arguments = session.posargs or ["-n", "auto", *CONTRACTS]
     session.run("python", "-m", "pytest", *arguments, env={"BOT_SESSION_TEST_CONTAINERS": "1", "CI": "true"})
 
 
@@ -76,6 +77,17 @@ def wheels(session: nox.Session) -> None:
     """Build every distribution, and install each wheel alone into a clean environment."""
     install(session, "tests", extras="[testing]")
     session.run("python", "-m", "pytest", "-v", "tests/test_wheels.py", *session.posargs)
+
+
+@nox.session(reuse_venv=False)
+def installed(session: nox.Session) -> None:
+    """Run the contract of every adapter on the wheels in dist/, whether there are sources or not."""
+    built = [
+        f"{wheel}{'[testing]' if wheel.name.startswith('bot_session-') else ''}" for wheel in ROOT.glob("dist/*.whl")
+    ]
+    tools = [tool for group in ("tests", "servers") for tool in GROUPS[group]]
+    session.install("--quiet", "-c", "constraints.txt", *built, *tools)
+    session.run("python", "-m", "pytest", *(session.posargs or ["-n", "auto", *CONTRACTS]))
 
 
 if __name__ == "__main__":
