@@ -13,15 +13,12 @@ filters, which may ask for ``session`` too. Errors of the storage go where aiogr
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from bot_session.errors import ConfigurationError, ConflictError
-from bot_session.keys import Origin, key_of
-from bot_session.multi import MultiSessions
+from bot_session.errors import ConfigurationError
+from bot_session.frameworks.shared import Running, close_storages, follow_migration
+from bot_session.keys import Origin
 
 try:
     from aiogram import BaseMiddleware
@@ -31,13 +28,14 @@ except ImportError as error:
     raise ImportError("bot_session.frameworks.aiogram needs aiogram 3: pip install 'bot-session[aiogram]'") from error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
     from typing import Self
 
     from aiogram import Bot, Dispatcher
     from aiogram.types import TelegramObject
 
     from bot_session.keys import KeyFunction
+    from bot_session.multi import MultiSessions
     from bot_session.sessions import Sessions
 
 __all__ = ["SessionMiddleware", "origin_of"]
@@ -78,9 +76,7 @@ class SessionMiddleware(BaseMiddleware):
         self.name = name
         self.lazy = lazy
         self.drain_timeout = drain_timeout
-        self._running = 0
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._running = Running()
 
     def setup(self, dispatcher: Dispatcher, *, close_storage: bool = True) -> Self:
         """
@@ -110,10 +106,10 @@ class SessionMiddleware(BaseMiddleware):
             raise ConfigurationError(
                 f"the handler argument {self.name!r} is taken already, perhaps by a database session: pass another name="
             )
-        with self._counted():
+        with self._running.counted():
             origin = origin_of(event, data)
             if isinstance(event, Update) and event.message is not None:
-                origin = await self._follow_migration(event, origin)
+                origin = await follow_migration(self.sessions, self.key, origin, event.message, logger)
             opening = await self.sessions.open_for(origin, key=self.key, lazy=self.lazy, passthrough=CONTROL_FLOW)
             async with opening as session:
                 data[self.name] = session
@@ -121,58 +117,10 @@ class SessionMiddleware(BaseMiddleware):
 
     async def drain(self) -> None:
         """Wait until no handler has a session any more, for `drain_timeout` seconds at most; then warn and go on."""
-        try:
-            async with asyncio.timeout(self.drain_timeout):
-                while self._running:
-                    await self._idle.wait()
-                    await asyncio.sleep(0)  # An update that waited for this one starts now.
-        except TimeoutError:
-            logger.warning("shutting down while %d updates are still being handled: not saved", self._running)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        self._running += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._running -= 1
-            if not self._running:
-                self._idle.set()
+        await self._running.drain(self.drain_timeout, logger)
 
     async def _close_storages(self) -> None:
-        for sessions in self._kinds():
-            await sessions.storage.close()
-
-    def _kinds(self) -> list[Sessions[Any]]:
-        return list(self.sessions.fragments.values()) if isinstance(self.sessions, MultiSessions) else [self.sessions]
-
-    async def _follow_migration(self, update: Update, origin: Origin) -> Origin:
-        """
-        When a group has become a supergroup, take its session along to the new chat id.
-
-        Telegram says so twice, in the old chat and in the new one; whichever comes first moves it.
-        """
-        message = update.message
-        assert message is not None  # noqa: S101 - for the type checker
-        if message.migrate_to_chat_id is not None:
-            old, new = message.chat.id, message.migrate_to_chat_id
-        elif message.migrate_from_chat_id is not None:
-            old, new = message.migrate_from_chat_id, message.chat.id
-        else:
-            return origin
-        before, after = replace(origin, chat_id=old), replace(origin, chat_id=new)
-        for sessions in self._kinds():
-            function = self.key or sessions.key
-            old_key, new_key = await key_of(function, before), await key_of(function, after)
-            if old_key is None or new_key is None or old_key == new_key:
-                continue
-            try:
-                if await sessions.move(old_key, new_key):
-                    logger.info("session %s moved to %s: the group is a supergroup now", old_key, new_key)
-            except ConflictError:
-                logger.warning("session %s stays: the supergroup's session %s has begun already", old_key, new_key)
-        return after
+        await close_storages(self.sessions)
 
 
 def origin_of(event: TelegramObject, data: dict[str, Any]) -> Origin:
