@@ -221,5 +221,5 @@ class TestSessions:
 
         storage = open_storage(f"file:{tmp_path}")
 
-        assert isinstance(Sessions(storage, initial=dict).documents.storage, BatchedStorage)
-        assert Sessions(storage, initial=dict, batching=False).documents.storage is storage
+        assert isinstance(Sessions(storage, initial=dict, retrying=False).documents.storage, BatchedStorage)
+        assert Sessions(storage, initial=dict, batching=False, retrying=False).documents.storage is storage

@@ -12,6 +12,7 @@ from bot_session import (
     MemoryStorage,
     ObservedStorage,
     PrefixedStorage,
+    RetryingStorage,
     Storage,
     StorageWrapper,
     Write,
@@ -60,6 +61,11 @@ class TestWrapper(Wrapped):
 class TestBatched(Wrapped):
     def wrap(self, storage):
         return BatchedStorage(storage)
+
+
+class TestRetrying(Wrapped):
+    def wrap(self, storage):
+        return RetryingStorage(storage)
 
 
 class TestCached(Wrapped):

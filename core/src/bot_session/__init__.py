@@ -36,11 +36,20 @@ from .keys import (
 )
 from .memory import MemoryStorage
 from .multi import MultiSession, MultiSessions
+from .sealing import Resealed, Seal, generate_key, reseal_documents
 from .session import KeylessSession, LazySession, Session
 from .sessions import Sessions, SessionsOptions
 from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version, Write, WriteResult
 from .urls import open_storage, register_storage
-from .wrappers import CachedStorage, FallbackStorage, ObservedStorage, PrefixedStorage, ReadOnlyStorage, StorageWrapper
+from .wrappers import (
+    CachedStorage,
+    FallbackStorage,
+    ObservedStorage,
+    PrefixedStorage,
+    ReadOnlyStorage,
+    RetryingStorage,
+    StorageWrapper,
+)
 
 __version__ = "0.1.0"
 
@@ -76,7 +85,10 @@ __all__ = [
     "PrefixedStorage",
     "ReadOnlyStorage",
     "Record",
+    "Resealed",
+    "RetryingStorage",
     "SchemaError",
+    "Seal",
     "Session",
     "SessionClosedError",
     "SessionKeyError",
@@ -97,7 +109,9 @@ __all__ = [
     "by_user",
     "by_user_in_chat",
     "copy_documents",
+    "generate_key",
     "open_storage",
     "register_storage",
+    "reseal_documents",
     "with_bot_id",
 ]

@@ -8,10 +8,12 @@ import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from .codec import Codec, type_of
-from .errors import CodecError, ConflictError
+from .errors import CodecError, ConflictError, DecodeError, EncodeError
 from .merging import merge
 from .migrations import MARK, Migrations, open_envelope, seal_envelope
+from .sealing import Seal
 from .storage import ABSENT
+from .wrappers import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -72,6 +74,7 @@ class Documents(Generic[T]):
         migrations: As `Sessions`.
         ttl: Seconds that a written document lives; None is for ever.
         on_conflict: As `Sessions`.
+        seal: As `Sessions`.
 
     Raises:
         ConfigurationError: The type or the migrations are wrong.
@@ -87,6 +90,7 @@ class Documents(Generic[T]):
         migrations: Mapping[Any, Migration] | None,
         ttl: float | None,
         on_conflict: ConflictPolicy[T],
+        seal: Seal | None = None,
     ) -> None:
         self.storage = storage
         self.codec: Codec[T] = codec or Codec(type_of(initial) if data_type is None else data_type)
@@ -95,6 +99,7 @@ class Documents(Generic[T]):
         self._initial_takes_context = initial is not None and _wants_argument(initial)
         self._migrations = None if migrations is None else Migrations(migrations)
         self._on_conflict = on_conflict
+        self._seal = seal or Seal()
 
     # ------------------------------------------------------------------ reading
 
@@ -114,11 +119,12 @@ class Documents(Generic[T]):
         if record is None:
             return loaded
         try:
-            if self._migrations is None and MARK not in record.value:
-                loaded.data, loaded.text = self.codec.decode(record.value), record.value
+            document = self._seal.unseal(record.value, self._place(key))
+            if self._migrations is None and MARK not in document:
+                loaded.data, loaded.text = self.codec.decode(document), document
                 loaded.found, loaded.canonical = True, False
             else:
-                await self._unpack_envelope(record.value, loaded)
+                await self._unpack_envelope(document, loaded)
         except CodecError as error:
             error.key = key
             raise
@@ -194,6 +200,7 @@ class Documents(Generic[T]):
             The version of what is stored now; None after a delete.
 
         Raises:
+            EncodeError: It cannot be sealed.
             ConflictError: The match failed.
             StorageError: It could not be written.
         """
@@ -201,7 +208,31 @@ class Documents(Generic[T]):
             await self.storage.delete(key, match=match)
             return None
         version = envelope if self._migrations is None else self._migrations.latest
-        return await self.storage.write(key, seal_envelope(text, version), ttl=self.ttl, match=match)
+        document = self._sealed(key, seal_envelope(text, version))
+        return await self.storage.write(key, document, ttl=self.ttl, match=match)
+
+    def moved(self, document: str, old: str, new: str) -> str:
+        """
+        Return the document of one key as it must be written under another.
+
+        Raises:
+            DecodeError: It cannot be unsealed.
+        """
+        try:
+            return self._sealed(new, self._seal.unseal(document, self._place(old)))
+        except DecodeError as error:
+            error.key = old
+            raise
+
+    def _sealed(self, key: str, document: str) -> str:
+        try:
+            return self._seal.seal(document, self._place(key))
+        except EncodeError as error:
+            error.key = key
+            raise
+
+    def _place(self, key: str) -> str:
+        return locate(self.storage, key)[1]
 
     async def settle(
         self, key: str, base: str | None, mine: str | None, conflict: ConflictError

@@ -31,7 +31,7 @@ from .keys import by_chat, key_of
 from .leases import LEASE_PREFIX, Lease
 from .session import Desk, KeylessSession, LazySession, Session
 from .storage import ABSENT, ANY, Storage, is_ttl
-from .wrappers import locate
+from .wrappers import RetryingStorage, locate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from .keys import KeyFunction
     from .merging import ConflictPolicy
     from .migrations import Migration
+    from .sealing import Seal
 
 __all__ = ["Opening", "Sessions", "SessionsOptions"]
 
@@ -122,7 +123,9 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
         lock_timeout: Seconds to wait at most for other updates of the same session; None is for ever. Default: 300.
         lease_ttl: With ``lock="shared"``: seconds that a session stays locked if its process is killed. Default: 10.
         codec: In place of one made from the type.
+        seal: How documents are compressed and encrypted: see `Seal`. Default: not at all.
         batching: Whether operations in flight together travel together: see `BatchedStorage`. Default: True.
+        retrying: Whether what is safe to repeat is tried again for a moment: see `RetryingStorage`. Default: True.
     """
 
     key: KeyFunction
@@ -136,7 +139,9 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
     lock_timeout: float | None
     lease_ttl: float
     codec: Codec[T] | None
+    seal: Seal | None
     batching: bool
+    retrying: bool
 
 
 class Sessions(Generic[T]):
@@ -191,7 +196,9 @@ class Sessions(Generic[T]):
         lock_timeout: float | None = 300.0,
         lease_ttl: float = 10.0,
         codec: Codec[T] | None = None,
+        seal: Seal | None = None,
         batching: bool = True,
+        retrying: bool = True,
     ) -> None:
         if not isinstance(storage, Storage):
             raise ConfigurationError(f"storage must be a Storage, as open_storage(url) makes, not {storage!r}")
@@ -211,13 +218,14 @@ class Sessions(Generic[T]):
         self.lock_timeout = lock_timeout
         self._lease_ttl = lease_ttl
         self.documents: Documents[T] = Documents(
-            BatchedStorage(storage) if batching and _is_remote(storage) else storage,
+            _outfitted(storage, batching=batching, retrying=retrying),
             initial=initial,
             codec=codec,
             data_type=type,
             migrations=migrations,
             ttl=_seconds(ttl),
             on_conflict=on_conflict,
+            seal=seal,
         )
         self.desk = Desk(*locate(storage, prefix), lock_timeout)
 
@@ -380,6 +388,7 @@ class Sessions(Generic[T]):
 
         Raises:
             ConflictError: There is one under ``new``, and ``overwrite`` is False. Nothing was changed.
+            DecodeError: It cannot be unsealed. Nothing was changed.
             StorageError: The storage could not do it. The session is under ``old``, perhaps under both.
         """
         old_place, new_place = self.prefix + old, self.prefix + new
@@ -390,7 +399,8 @@ class Sessions(Generic[T]):
             if record is None:
                 return False
             match = ANY if overwrite else ABSENT
-            await self.storage.write(new_place, record.value, ttl=record.ttl, match=match)
+            document = self.documents.moved(record.value, old_place, new_place)
+            await self.storage.write(new_place, document, ttl=record.ttl, match=match)
             await self.storage.delete(old_place, match=record.version)
             return True
 
@@ -461,9 +471,13 @@ async def _apply(change: Callable[[T], T | Awaitable[T | None] | None], data: T)
     return data if changed is None else cast("T", changed)
 
 
-def _is_remote(storage: Storage) -> bool:
-    """Whether operations leave this process's memory; if not, there is nothing to gain by gathering them."""
-    return storage.capabilities.shared or storage.capabilities.durable
+def _outfitted(storage: Storage, *, batching: bool, retrying: bool) -> Storage:
+    """Gather and repeat operations, if they leave this process's memory; if not, there is nothing to gain."""
+    if not (storage.capabilities.shared or storage.capabilities.durable):
+        return storage
+    if batching:
+        storage = BatchedStorage(storage)
+    return RetryingStorage(storage) if retrying else storage
 
 
 def _seconds(ttl: float | timedelta | None) -> float | None:

@@ -8,6 +8,7 @@ from .fallback import FallbackStorage
 from .observed import ObservedStorage, Observer, StorageEvent
 from .prefixed import PrefixedStorage
 from .read_only import ReadOnlyStorage
+from .retrying import RetryingStorage
 
 __all__ = [
     "CachedStorage",
@@ -16,6 +17,7 @@ __all__ = [
     "Observer",
     "PrefixedStorage",
     "ReadOnlyStorage",
+    "RetryingStorage",
     "StorageEvent",
     "StorageWrapper",
     "locate",

@@ -1,0 +1,88 @@
+"""Short outages bridged: a server that restarts, a connection that was cut."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from bot_session.errors import UnavailableError
+from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult
+
+from .base import StorageWrapper
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+__all__ = ["RetryingStorage"]
+
+T = TypeVar("T")
+
+BUDGET: Final = 2.0
+"""Seconds after which nothing is tried again: an operation that took as long as its timeout is not doubled."""
+
+FIRST_PAUSE: Final = 0.02
+LONGEST_PAUSE: Final = 0.5
+
+logger = logging.getLogger("bot_session.retrying")
+
+
+class RetryingStorage(StorageWrapper):
+    """
+    Tries again what failed with `UnavailableError`, if that is safe. `Sessions` puts it around its storage by itself.
+
+    Reading is always safe. Writing is safe only when the error says that nothing has happened; a write whose outcome is
+    unknown is never repeated, since another writer may have written the same value meanwhile. Pauses grow from
+    hundredths of a second to half a second, and nothing is tried again after ``budget`` seconds. Iteration, which
+    cannot be resumed, passes through.
+
+    Args:
+        inner: The storage to wrap.
+        budget: Seconds from the first try in which a next one may begin.
+    """
+
+    def __init__(self, inner: Storage, *, budget: float = BUDGET) -> None:
+        super().__init__(inner)
+        self._budget = budget
+
+    async def read(self, key: str) -> Record | None:
+        return await self._persist(lambda: self._inner.read(key), safe=True)
+
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        return await self._persist(lambda: self._inner.read_many(keys), safe=True)
+
+    async def has(self, key: str) -> bool:
+        return await self._persist(lambda: self._inner.has(key), safe=True)
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        return await self._persist(lambda: self._inner.touch(key, ttl), safe=True)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await self._persist(lambda: self._inner.write(key, value, ttl=ttl, match=match), safe=False)
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        return await self._persist(lambda: self._inner.delete(key, match=match), safe=False)
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        return await self._persist(lambda: self._inner.write_many(writes), safe=False)
+
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        keys = list(keys)
+        return await self._persist(lambda: self._inner.delete_many(keys), safe=False)
+
+    async def _persist(self, attempt: Callable[[], Awaitable[T]], *, safe: bool) -> T:
+        """Try until it works, the time is over, or an error comes that forbids it."""
+        started = time.monotonic()
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                return await attempt()
+            except UnavailableError as error:
+                late = time.monotonic() - started + pause > self._budget
+                if late or (error.outcome_unknown and not safe):
+                    raise
+                logger.info("trying again in %.2f s at most: %s", pause, error)
+            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
+            pause = min(2 * pause, LONGEST_PAUSE)
