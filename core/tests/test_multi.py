@@ -200,6 +200,14 @@ class TestKeys:
         async with multi.open({"a": "42", "b": "43"}, lazy=lazy):
             pass
 
+    async def test_one_kind_under_two_names_is_refused_too_where_the_keys_are_the_same(self, storage, chats):
+        multi = MultiSessions(here=chats, there=chats)
+        with pytest.raises(ConfigurationError, match="'there'"):
+            async with multi.open({"here": "42", "there": "42"}):
+                pytest.fail("the body ran")
+        async with multi.open({"here": "42", "there": "43"}) as session:
+            assert session.here is not session.there
+
     async def test_they_are_found_behind_prefixes_and_wrappers(self, storage):
         multi = MultiSessions(a=Sessions(PrefixedStorage(storage, "x:")), b=Sessions(storage, prefix="x:"))
         with pytest.raises(ConfigurationError, match="prefix"):

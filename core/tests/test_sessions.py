@@ -746,6 +746,11 @@ class TestWithoutAHandler:
 
         assert [("read", "42")] == storage.calls
 
+    async def test_update_that_leaves_nothing_where_there_was_nothing_writes_nothing(self, storage):
+        assert await Sessions(storage).update("42", lambda data: None) is None
+
+        assert [("read", "42")] == storage.calls
+
     async def test_update_within_an_open_session_joins_it(self, sessions):
         async with asyncio.timeout(5), sessions.open("42") as session:
             session.data.count = 1
