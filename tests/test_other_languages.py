@@ -23,7 +23,6 @@ from pathlib import Path
 
 import pytest
 from bot_session import ConflictError, MigrationError, Origin, Sessions, by_user
-from bot_session.testing.servers.base import unavailable
 
 SOURCES = Path(__file__).parent / "other_languages"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bot-session"
@@ -110,8 +109,8 @@ def packages():
         made.mkdir()
         (made / "package.json").write_bytes(wanted)
         done = subprocess.run([npm, *INSTALL], check=False, cwd=made, capture_output=True, text=True, timeout=100)
-        if done.returncode and NOT_HERE.search(done.stderr):
-            unavailable(f"npm cannot install: {done.stderr}")
+        if "CI" not in os.environ and (problem := NOT_HERE.search(done.stderr)):
+            pytest.skip(f"npm cannot install grammY: {problem[1]}")
         assert done.returncode == 0, done.stderr
         # Another test run may have been faster; a folder that has something in it is not replaced.
         with contextlib.suppress(OSError):
