@@ -18,7 +18,7 @@ from .redaction import hide_secrets, looks_secret, redact_url
 from .storage import Storage
 from .wrappers.prefixed import PrefixedStorage
 
-__all__ = ["open_storage", "register_storage"]
+__all__ = ["find_storage", "open_storage", "register_storage", "storage_schemes"]
 
 _GROUP: Final = "bot_session.storages"
 
@@ -79,7 +79,7 @@ def open_storage(url: str | Mapping[str, Any] | Storage, /, **options: Any) -> S
     if not isinstance(url, str):
         raise ConfigurationError(f"a storage is described by a URL or by a mapping with one, not by {_kind(url)}")
     scheme = _scheme_of(url)
-    cls = _find(scheme)
+    cls = find_storage(scheme)
     known = _Options.of(cls)
     address, found = _take_options(scheme + url[len(scheme) :], known)
     for name in options:
@@ -150,7 +150,18 @@ def _scheme_of(url: str) -> str:
     return scheme.lower()
 
 
-def _find(scheme: str) -> type[Storage]:
+def storage_schemes() -> list[str]:
+    """Return the schemes of URLs for which there is a storage here: registered or installed."""
+    return sorted({*_registered, *(entry.name for entry in entry_points(group=_GROUP))})
+
+
+def find_storage(scheme: str) -> type[Storage]:
+    """
+    Return the storage of a URL's scheme.
+
+    Raises:
+        ConfigurationError: There is none, or several, or it cannot be imported.
+    """
     if scheme in _registered:
         return _registered[scheme]
     # One distribution may be seen twice, say as a checkout and as a wheel: that is no quarrel.
@@ -195,7 +206,7 @@ def _distribution(entry: EntryPoint) -> str:
 def _refuse_scheme(scheme: str) -> NoReturn:
     if scheme in _PACKAGES:
         raise ConfigurationError(f"no storage for {scheme!r} is installed: pip install {_PACKAGES[scheme]}")
-    there = sorted({*_registered, *(entry.name for entry in entry_points(group=_GROUP))})
+    there = storage_schemes()
     hint = _did_you_mean(scheme, [*there, *_PACKAGES])
     raise ConfigurationError(f"no storage for {scheme!r}{hint} Installed: {', '.join(there) or 'none'}")
 
