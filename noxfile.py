@@ -21,6 +21,7 @@ ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("packages/*/pyproject.toml"))
 SOURCES = [Path("core/src"), *(package / "src" for package in PACKAGES)]
 CONTRACTS = [str(path) for path in sorted(ROOT.glob("packages/*/tests/test_*_contract.py"))]
+EXTRAS = ",".join(nox.project.load_toml("core/pyproject.toml")["project"]["optional-dependencies"])
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -42,7 +43,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test: the contract on every storage with a real server, the examples, the docs."""
-    install(session, "tests", "servers", "demo", extras="[aiogram,testing]")
+    install(session, "tests", "servers", "demo", extras=f"[{EXTRAS}]")
     arguments = session.posargs or ["-n", "auto"]
     session.run("python", "-m", "pytest", *arguments)
 
@@ -50,7 +51,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def containers(session: nox.Session) -> None:
     """Run the contract of every adapter, with each server in a container; images are those of docker-compose.yml."""
-    install(session, "tests", "containers", "demo", extras="[aiogram,testing]")
+    install(session, "tests", "containers", "demo", extras=f"[{EXTRAS}]")
     arguments = session.posargs or ["-n", "auto", *CONTRACTS]
     session.run("python", "-m", "pytest", *arguments, env={"BOT_SESSION_TEST_CONTAINERS": "1", "CI": "true"})
 
@@ -67,7 +68,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy (strict) and pyright, and what bot authors see of them in typing_tests/."""
-    install(session, "tests", "demo", "types", extras="[aiogram,testing]")
+    install(session, "tests", "demo", "types", extras=f"[{EXTRAS}]")
     session.run("mypy", *map(str, SOURCES), "typing_tests", "examples")
     session.run("pyright", *map(str, SOURCES), "typing_tests")
 
@@ -85,7 +86,7 @@ def installed(session: nox.Session) -> None:
     built = [
         f"{wheel}{'[testing]' if wheel.name.startswith('bot_session-') else ''}" for wheel in ROOT.glob("dist/*.whl")
     ]
-    tools = [tool for group in ("tests", "servers") for tool in GROUPS[group]]
+    tools = [tool for group in ("tests", "servers", "containers") for tool in GROUPS[group]]
     session.install("--quiet", "-c", "constraints.txt", *built, *tools)
     session.run("python", "-m", "pytest", *(session.posargs or ["-n", "auto", *CONTRACTS]))
 
