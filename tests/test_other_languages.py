@@ -1,8 +1,8 @@
 """
 Sessions shared with bots in JavaScript: what grammY's own storage adapters write is read here, and the other way round.
 
-grammY runs in Node, on packages from npm that are installed once and kept in the user's cache. Of GramIO there is the
-layout alone: its storages are not on npm.
+grammY runs in Node, on packages from npm that are installed once and kept in the user's cache. GramIO's storages do not
+run here: what they send to Redis and SQLite is written out by hand, after their sources.
 """
 
 import asyncio

@@ -61,7 +61,7 @@ const open = {
   },
 };
 
-// What GramIO's Redis storage sends, written out here: its package is not on npm.
+// What GramIO's Redis storage sends, written out by hand after its source: its own package is not installed.
 function gramioRedis(redis) {
   const { $ttl } = options.gramio;
   return {
