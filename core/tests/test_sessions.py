@@ -802,6 +802,17 @@ class TestWithoutAHandler:
 
         assert 1 == await sessions.count()
 
+    @pytest.mark.parametrize("open_key", ["-1", "-1001"])
+    async def test_moving_a_session_that_is_open_in_the_same_update_is_refused_at_once(
+        self, storage, sessions, open_key
+    ):
+        await storage.store("-1", '{"count":1}')
+        async with asyncio.timeout(5), sessions.open(open_key):
+            with pytest.raises(LockTimeoutError, match="this very update"):
+                await sessions.move("-1", "-1001")
+
+        assert Pizza(1) == await sessions.read("-1")
+
     async def test_going_through_all(self, storage):
         sessions = Sessions(storage, initial=Pizza, prefix="p:")
         await storage.store("other", "not JSON at all")

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cas
 
 from .batching import BatchedStorage
 from .documents import ATTEMPTS, Documents, back_off
-from .errors import CodecError, ConfigurationError, ConflictError
+from .errors import CodecError, ConfigurationError, ConflictError, LockTimeoutError
 from .keys import by_chat, key_of
 from .leases import LEASE_PREFIX, Lease
 from .session import Desk, KeylessSession, LazySession, Session
@@ -389,11 +389,14 @@ class Sessions(Generic[T]):
         Raises:
             ConflictError: There is one under ``new``, and ``overwrite`` is False. Nothing was changed.
             DecodeError: It cannot be unsealed. Nothing was changed.
+            LockTimeoutError: One of them is open in this update, or stays open in another for too long.
             StorageError: The storage could not do it. The session is under ``old``, perhaps under both.
         """
         old_place, new_place = self.prefix + old, self.prefix + new
         if old == new:
             return await self.storage.has(old_place)
+        if self.desk.mine(self, old) or self.desk.mine(self, new):
+            raise LockTimeoutError(f"{old!r} or {new!r} is open in this very update, which cannot wait for its own end")
         async with self._holding(old, new):
             record = await self.storage.read(old_place)
             if record is None:
