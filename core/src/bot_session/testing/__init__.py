@@ -21,7 +21,9 @@ except ModuleNotFoundError as error:
     raise ImportError(f"bot_session.testing needs {error.name}: pip install bot-session[testing]") from error
 
 # Before they are imported: only then does pytest show what was compared when one of their asserts fails.
-pytest.register_assert_rewrite("bot_session.testing.contract", "bot_session.testing.stateful")
+pytest.register_assert_rewrite(
+    "bot_session.testing.contract", "bot_session.testing.integrations", "bot_session.testing.stateful"
+)
 
 from .contract import CONTRACT_VERSION, StorageContract  # noqa: E402
 
