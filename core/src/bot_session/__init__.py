@@ -5,6 +5,7 @@ from __future__ import annotations
 from .batching import BatchedStorage
 from .codec import Codec
 from .copying import Copied, copy_documents
+from .decorator import with_session
 from .errors import (
     BotSessionError,
     ClosedError,
@@ -114,4 +115,5 @@ __all__ = [
     "register_storage",
     "reseal_documents",
     "with_bot_id",
+    "with_session",
 ]
