@@ -1,6 +1,7 @@
 """Documents that are compressed and encrypted: what can be read, by whom, and what is refused."""
 
 import base64
+import itertools
 import json
 import logging
 import re
@@ -115,7 +116,9 @@ class TestSeals:
         assert (100, {32}) == (len(set(keys)), {len(base64.urlsafe_b64decode(key)) for key in keys})
 
     @pytest.mark.parametrize(
-        "key", ["", b"", KEY[:-4], KEY + "AAAA", KEY[:-2] + "?=", "pässword" * 4, b"k" * 16, b"k" * 33, 7, None]
+        "key",
+        ["", b"", KEY[:-4], KEY + "AAAA", KEY[:-2] + "?=", "pässword" * 4, b"k" * 16, b"k" * 33, 7, None],
+        ids=itertools.count(),  # the key is another in every process
     )
     def test_what_is_no_key_is_refused_without_being_shown(self, key):
         with pytest.raises(ConfigurationError, match="key 2 is neither 32 bytes nor base64") as raised:

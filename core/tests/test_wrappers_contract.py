@@ -17,6 +17,8 @@ from bot_session import (
     StorageWrapper,
     Write,
 )
+from bot_session.errors import SchemaError
+from bot_session.storage import ANY
 from bot_session.testing import StorageContract
 from bot_session.wrappers import locate
 
@@ -31,6 +33,12 @@ class Shared(MemoryStorage):
     def __init__(self, entries):
         super().__init__()
         self._entries = entries
+        self.forbidden = set()
+
+    async def write(self, key, value, *, ttl=None, match=ANY):
+        if key in self.forbidden:
+            raise SchemaError("a constraint forbids it", operation="write", key=key, storage=self)
+        return await super().write(key, value, ttl=ttl, match=match)
 
 
 def expire(storage: Storage, key: str) -> None:
@@ -52,6 +60,10 @@ class Wrapped(StorageContract):
 
     async def expire_now(self, storage, key):
         expire(storage, key)
+
+    async def forbid(self, storage, key):
+        place, key = locate(storage, key)
+        place.forbidden.add(key)
 
 
 class TestWrapper(Wrapped):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import ConfigurationError, ConflictError, DecodeError, EncodeError
 from .leases import LEASE_PREFIX
-from .storage import Write
+from .storage import Write, conflicts_only
 from .wrappers import locate
 
 if TYPE_CHECKING:
@@ -255,7 +255,7 @@ async def reseal_documents(
         nonlocal written, kept
         while batch:
             writes = [write for item in batch.items() if (write := resealed(*item)) is not None]
-            results = await storage.write_many(writes)
+            results = conflicts_only(await storage.write_many(writes))
             lost = [w.key for w, result in zip(writes, results, strict=True) if isinstance(result, ConflictError)]
             written += len(writes) - len(lost)
             again = await storage.read_many(lost)

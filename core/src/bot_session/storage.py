@@ -19,12 +19,13 @@ from __future__ import annotations
 import asyncio
 import enum
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, NewType, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, NewType, TypeAlias, cast
 
 import msgspec
 
-from .errors import ClosedError, ConflictError, InvalidKeyError, ValueTooLargeError
+from .errors import ClosedError, ConflictError, InvalidKeyError, StorageError, UnavailableError, ValueTooLargeError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -44,7 +45,9 @@ __all__ = [
     "Version",
     "Write",
     "WriteResult",
+    "conflicts_only",
     "distinct_rounds",
+    "part_of_batch",
 ]
 
 Version = NewType("Version", str)
@@ -121,8 +124,11 @@ class Write(msgspec.Struct, frozen=True, gc=False):
         return f"Write({self.key!r}, {what}, ttl={self.ttl})"
 
 
-WriteResult: TypeAlias = Version | bool | ConflictError
-"""A write gives its new version, a delete whether there was anything, a failed match its `ConflictError`."""
+WriteResult: TypeAlias = Version | bool | StorageError
+"""
+A write gives its new version, a delete whether there was anything, and what failed alone its error: a `ConflictError`
+for a match, another for what the backend refused. Never an `UnavailableError`: an outage is the whole batch's.
+"""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -300,28 +306,34 @@ class Storage(ABC):
         A failed match fails alone. It is a transaction only where `Capabilities.atomic_batches` says so.
 
         Returns:
-            A result for each operation, in the order given.
+            A result for each operation, in the order given; of one that failed alone, its error.
 
         Raises:
+            UnavailableError: As for `write`; ``outcome_unknown`` says whether some of them may have been written.
             InvalidKeyError, ValueTooLargeError, ValueError: One of them is wrong. Then nothing was written.
-            StorageError: As for `write`. Then some of them may have been written.
+            StorageError: Anything else that went wrong. Then nothing was written.
         """
+        if self._state != "open":
+            await self._ready("write_many")
         self._validate_writes("write_many", writes)
         results: list[WriteResult] = []
         for write in writes:
             try:
-                if write.value is None:
-                    results.append(await self.delete(write.key, match=write.match))
-                else:
-                    results.append(await self.write(write.key, write.value, ttl=write.ttl, match=write.match))
-            except ConflictError as conflict:
-                results.append(conflict)
+                with part_of_batch(results):
+                    if write.value is None:
+                        results.append(await self.delete(write.key, match=write.match))
+                    else:
+                        results.append(await self.write(write.key, write.value, ttl=write.ttl, match=write.match))
+            except UnavailableError:
+                raise
+            except StorageError as error:
+                results.append(error)
         return results
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete several keys and return how many there were. Raises as `write_many` does."""
         results = await self.write_many([Write(key, None) for key in dict.fromkeys(keys)])
-        return sum(result is True for result in results)
+        return sum(result is True for result in conflicts_only(results))
 
     async def purge(self) -> int:
         """
@@ -488,6 +500,28 @@ def key_problem(key: object, max_bytes: int | None) -> str | None:
     if max_bytes is not None and size > max_bytes:
         return f"the key has {size:,} bytes, the limit is {max_bytes:,}"
     return None
+
+
+def conflicts_only(results: Sequence[WriteResult]) -> Sequence[Version | bool | ConflictError]:
+    """Return the results of a batch; if one of them is an error other than a conflict, raise it."""
+    for result in results:
+        if isinstance(result, StorageError) and not isinstance(result, ConflictError):
+            raise result
+    return cast("Sequence[Version | bool | ConflictError]", results)
+
+
+@contextmanager
+def part_of_batch(done: object) -> Iterator[None]:
+    """
+    Send a part of a batch in the body: for adapters whose batches travel in several parts.
+
+    If ``done`` is true, other parts have been sent before, and an outage leaves the outcome of the batch unknown.
+    """
+    try:
+        yield
+    except UnavailableError as error:
+        error.outcome_unknown = error.outcome_unknown or bool(done)
+        raise
 
 
 def distinct_rounds(writes: Sequence[Write]) -> Iterator[list[tuple[int, Write]]]:

@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from bot_session.locks import KeyLocks
-from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult
+from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult, conflicts_only
 
 from .base import StorageWrapper, locate
 
@@ -152,7 +152,7 @@ class CachedStorage(StorageWrapper):
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         results = await self.write_many([Write(key, None) for key in dict.fromkeys(keys)])
-        return sum(result is True for result in results)
+        return sum(result is True for result in conflicts_only(results))
 
     def _forget_all(self, keys: Iterable[str]) -> None:
         for key in keys:

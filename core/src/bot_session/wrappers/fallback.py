@@ -21,6 +21,7 @@ from bot_session.storage import (
     Version,
     Write,
     WriteResult,
+    conflicts_only,
 )
 
 from .base import StorageWrapper, closing, locate
@@ -164,6 +165,8 @@ class FallbackStorage(StorageWrapper):
         (result,) = await self._apply([write])
         if isinstance(result, ConflictError):
             raise self._conflict(operation, write.key, write.match, result.actual)
+        if isinstance(result, StorageError):
+            raise result
         return result
 
     async def _apply(self, writes: Sequence[Write]) -> list[WriteResult]:
@@ -179,7 +182,7 @@ class FallbackStorage(StorageWrapper):
             results = await self._inner.write_many(writes)
             copies = await self._copies(writes, results, deleted)
             if copies:
-                await self._copy("write_many", None, lambda storage: storage.write_many(copies))
+                await self._copy("write_many", None, lambda storage: _write_copies(storage, copies))
         return results
 
     async def _copies(
@@ -189,7 +192,7 @@ class FallbackStorage(StorageWrapper):
         last = {
             write.key: write
             for write, result in zip(writes, results, strict=True)
-            if not isinstance(result, ConflictError)
+            if not isinstance(result, StorageError)
         }
         kept = [key for key in deleted if key not in last]
         if kept:  # Their copies are gone, but the primary refused to delete.
@@ -244,7 +247,7 @@ class FallbackStorage(StorageWrapper):
             [Write(key, record.value, _lasting(record), ABSENT) for key, record in strays.items()]
         )
         overtaken: list[str] = []
-        for (key, record), result in zip(strays.items(), results, strict=True):
+        for (key, record), result in zip(strays.items(), conflicts_only(results), strict=True):
             if isinstance(result, ConflictError):
                 overtaken.append(key)
             else:
@@ -279,6 +282,10 @@ class FallbackStorage(StorageWrapper):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {', '.join(map(repr, self._storages))}>"
+
+
+async def _write_copies(storage: Storage, copies: Sequence[Write]) -> None:
+    conflicts_only(await storage.write_many(copies))
 
 
 def _lasting(record: Record) -> float | None:

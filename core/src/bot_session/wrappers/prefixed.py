@@ -6,7 +6,7 @@ import dataclasses
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from bot_session.errors import ConfigurationError, ConflictError, StorageError
+from bot_session.errors import ConfigurationError, StorageError
 from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, key_problem
 
 from .base import StorageWrapper, closing
@@ -100,7 +100,7 @@ class PrefixedStorage(StorageWrapper):
                 [Write(self._prefix + write.key, write.value, write.ttl, write.match) for write in writes]
             )
         for result in results:
-            if isinstance(result, ConflictError):
+            if isinstance(result, StorageError):
                 self._translate(result)
         return results
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from bot_session.errors import UnavailableError
+from bot_session.errors import SchemaError, UnavailableError
 from bot_session.memory import MemoryStorage
 from bot_session.storage import ANY, Capabilities, Match, Record, Version
 
@@ -25,6 +25,7 @@ class Database:
         self.reachable = reachable
         self.sessions: Documents | None = None
         self.orders: dict[str, str] = {}
+        self.forbidden: set[str] = set()
 
     async def create_sessions(self) -> None:
         """Create the table, which takes a while, and fails if somebody else was faster."""
@@ -111,6 +112,8 @@ class SoundStorage(MemoryStorage):
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         await asyncio.sleep(0)
+        if key in self.database.forbidden:
+            raise SchemaError("a constraint forbids it", operation="write", key=key, storage=self)
         return await super().write(key, value, ttl=ttl, match=match)
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:

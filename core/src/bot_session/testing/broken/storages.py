@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from bot_session.errors import ConflictError, SchemaError, UnavailableError
-from bot_session.storage import ABSENT, ANY, Match, Record, Version, Write, WriteResult
+from bot_session.storage import ABSENT, ANY, Match, Record, Version, Write, WriteResult, conflicts_only
 
 from .sound import SoundStorage
 
@@ -371,6 +371,15 @@ class WritesHalfABatch(Broken):
         for write in writes:
             results += await super().write_many([write])
         return results
+
+
+class StopsAtARefusal(Broken):
+    """Raises what one operation was refused for, when those before it are written: they look like conflicts then."""
+
+    caught_by = "test_what_the_backend_refuses_fails_alone"
+
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        return list(conflicts_only(await super().write_many(writes)))
 
 
 # ---------------------------------------------------------------------- life and faults

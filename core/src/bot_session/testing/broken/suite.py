@@ -48,6 +48,9 @@ class SoundContract(StorageContract):
     async def cut_connection(self, storage: Storage) -> None:
         cast("SoundStorage", storage).client.was_cut = True
 
+    async def forbid(self, storage: Storage, key: str) -> None:
+        self.database_of(storage).forbidden.add(key)
+
     def make_unreachable(self) -> Storage:
         return self.storage_class(Database(reachable=False))
 

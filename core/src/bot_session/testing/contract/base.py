@@ -93,6 +93,10 @@ class ContractBase:
         """Break the connections that ``storage`` has; new ones succeed."""
         self.skip("cut_connection")
 
+    async def forbid(self, storage: Storage, key: str) -> None:  # noqa: ARG002
+        """Make the backend refuse to create a document under ``key``: by a constraint, or by what is there already."""
+        self.skip("forbid")
+
     def make_unreachable(self) -> Storage:
         """Return a storage, not yet opened, whose backend is not there. Its timeout should be a second or less."""
         self.skip("make_unreachable")
@@ -128,7 +132,7 @@ class ContractBase:
 
     def skip(self, back_door: str) -> NoReturn:
         """Skip a test for want of a back door."""
-        if not self.connected and back_door in {"cut_connection", "make_unreachable", "injected"}:
+        if not self.connected and back_door in {"cut_connection", "make_unreachable", "injected", "forbid"}:
             pytest.skip(f"{NOT_APPLICABLE}there is no connection")
         pytest.skip(f"{type(self).__name__} supplies no {back_door}")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bot_session.errors import ConflictError, InvalidKeyError
+from bot_session.batching import BatchedStorage
+from bot_session.errors import ConflictError, InvalidKeyError, StorageError, UnavailableError
 from bot_session.storage import ABSENT, PRESENT, Write
 
 from .base import ContractBase, keys_of
@@ -131,6 +133,26 @@ class Batches(ContractBase):
             await storage.write_many([Write("a", "1"), Write("k", None), Write("b", 1)])  # type: ignore[arg-type]
 
         assert await documents(storage) == {"k": "1"}
+
+    async def test_what_the_backend_refuses_fails_alone(self, storage: Storage) -> None:
+        version = await storage.write("k", "1")
+        await self.forbid(storage, "forbidden")
+        writes = [Write(f"k{i}", "2", match=ABSENT) for i in range(40)]
+        writes[20:20] = [Write("k", "2", match=version), Write("forbidden", "2", match=ABSENT)]
+        # Whoever shares a batch with what is refused is neither refused, nor told of a conflict that never was.
+        batched = BatchedStorage(storage)
+        results = await asyncio.gather(
+            *(batched.write(write.key, "2", match=write.match) for write in writes), return_exceptions=True
+        )
+        failed = {
+            write.key: result for write, result in zip(writes, results, strict=True) if not isinstance(result, str)
+        }
+        found = await storage.read_many([write.key for write in writes if write.key not in failed])
+
+        assert list(failed) == ["forbidden"]
+        assert isinstance(failed["forbidden"], StorageError)
+        assert not isinstance(failed["forbidden"], ConflictError | UnavailableError)
+        assert [record.value for record in found.values()] == ["2"] * 41
 
     async def test_delete_many_counts_what_was_there(self, storage: Storage) -> None:
         await storage.write_many([Write(key, "1") for key in "abcd"])
