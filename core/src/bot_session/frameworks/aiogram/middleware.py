@@ -1,14 +1,8 @@
 """
-aiogram 3: ``SessionMiddleware(sessions).setup(dispatcher)``, and handlers that ask for ``session`` get it.
+The middleware that gives aiogram's handlers their sessions.
 
-.. code-block:: python
-
-    @router.message()
-    async def count(message: Message, session: Session[Pizza]) -> None:
-        session.data.count += 1
-
-The middleware goes on ``dispatcher.update.outer_middleware``: it runs once for every update of every type, before the
-filters, which may ask for ``session`` too. Errors of the storage go where aiogram's errors go.
+It goes on ``dispatcher.update.outer_middleware``: it runs once for every update of every type, before the filters,
+which may ask for ``session`` too. Errors of the storage go where aiogram's errors go.
 """
 
 from __future__ import annotations
@@ -16,16 +10,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, Final
 
+from aiogram import BaseMiddleware
+from aiogram.dispatcher.event.bases import CancelHandler, SkipHandler
+from aiogram.types import Update
+
 from bot_session.errors import ConfigurationError
 from bot_session.frameworks.shared import Running, close_storages, follow_migration
 from bot_session.keys import Origin
-
-try:
-    from aiogram import BaseMiddleware
-    from aiogram.dispatcher.event.bases import CancelHandler, SkipHandler
-    from aiogram.types import Update
-except ImportError as error:
-    raise ImportError("bot_session.frameworks.aiogram needs aiogram 3: pip install 'bot-session[aiogram]'") from error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
