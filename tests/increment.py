@@ -19,7 +19,7 @@ def add_one(counter: Counter) -> None:
 async def main(url: str, how: str, times: int) -> None:
     """Count, and print how often it worked, after every time that it did."""
     async with open_storage(url) as storage:
-        sessions = Sessions(storage, initial=Counter, lock="shared" if how == "shared" else "process", lease_ttl=2)
+        sessions = Sessions(storage, initial=Counter, lock="shared" if how == "shared" else "process", lease_ttl=8)
         for _ in range(times):
             if how == "update":
                 await sessions.update("counter", add_one)

@@ -12,13 +12,14 @@ from .errors import CodecError, ConflictError, DecodeError, EncodeError
 from .merging import merge
 from .migrations import MARK, Migrations, open_envelope, seal_envelope
 from .sealing import Seal
-from .storage import ABSENT
+from .storage import ABSENT, Write
 from .wrappers import locate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from decimal import Decimal
 
+    from .leases import Lease
     from .merging import ConflictPolicy
     from .migrations import Migration
     from .storage import Match, Record, Storage, Version
@@ -186,7 +187,9 @@ class Documents(Generic[T]):
             error.key = key
             raise
 
-    async def put(self, key: str, text: str | None, match: Match, envelope: Decimal | None) -> Version | None:
+    async def put(
+        self, key: str, text: str | None, match: Match, envelope: Decimal | None, lease: Lease | None = None
+    ) -> Version | None:
         """
         Write data, or delete it.
 
@@ -195,6 +198,7 @@ class Documents(Generic[T]):
             text: The data as text; None deletes.
             match: As `Storage.write`.
             envelope: The version that the data had when it was read, for want of migrations.
+            lease: Is given back afterwards, or with it, whether writing succeeds or not.
 
         Returns:
             The version of what is stored now; None after a delete.
@@ -204,12 +208,16 @@ class Documents(Generic[T]):
             ConflictError: The match failed.
             StorageError: It could not be written.
         """
-        if text is None:
-            await self.storage.delete(key, match=match)
-            return None
-        version = envelope if self._migrations is None else self._migrations.latest
-        document = self._sealed(key, seal_envelope(text, version))
-        return await self.storage.write(key, document, ttl=self.ttl, match=match)
+        document = None
+        if text is not None:
+            version = envelope if self._migrations is None else self._migrations.latest
+            document = self._sealed(key, seal_envelope(text, version))
+        if lease is not None:
+            return await lease.release_after(Write(key, document, None if text is None else self.ttl, match))
+        if document is not None:
+            return await self.storage.write(key, document, ttl=self.ttl, match=match)
+        await self.storage.delete(key, match=match)
+        return None
 
     def moved(self, document: str, old: str, new: str) -> str:
         """

@@ -16,15 +16,12 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import msgspec
 
 from .errors import ConflictError, LockTimeoutError, SchemaError, StorageError, UnavailableError
-from .storage import ABSENT, ANY, Record, Storage, Version
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable
+from .storage import ABSENT, ANY, Record, Storage, Version, Write, WriteResult
 
 __all__ = ["LEASE_PREFIX", "Lease"]
 
@@ -101,27 +98,44 @@ class Lease:
             raise
         self._timer = asyncio.get_running_loop().call_later(self._ttl / 3, self._begin_renewal)
 
-    async def release(self, after: Awaitable[object] | None = None) -> None:
-        """
-        Give the lease back, or hand it to whoever waited longest.
+    async def release(self) -> None:
+        """Give the lease back, or hand it to whoever waited longest. If that fails, it runs out by itself."""
+        self._stop_renewal()
+        await self._give_back()
 
-        Args:
-            after: A write that must have happened before. Both travel together where the storage makes batches atomic.
+    async def release_after(self, write: Write) -> Version | None:
+        """
+        Write or delete the session, and then give the lease back: in one round trip where batches are atomic.
+
+        Returns:
+            The version of what is stored now; None after a delete.
 
         Raises:
-            BotSessionError: What ``after`` raised. A lease that cannot be given back runs out by itself.
+            ConflictError: Somebody else has written, since this lease ran out. It is given back all the same.
+            StorageError: It could not be written. The lease is given back all the same, or runs out by itself.
         """
         self._stop_renewal()
-        if after is not None and self._storage.capabilities.atomic_batches:
-            written, _ = await asyncio.gather(after, self._give_back(), return_exceptions=True)
-            if isinstance(written, BaseException):
-                raise written
-            return
-        try:
-            if after is not None:
-                await after
-        finally:
-            await self._give_back()
+        result: WriteResult
+        if self._storage.capabilities.atomic_batches and self._version is not None and not self._awaited:
+            both = [write, Write(self.key, None, None, self._version)]
+            try:
+                result, given_back = await self._storage.write_many(both)
+            except BaseException:
+                await self._give_back()
+                raise
+            if given_back is not True:
+                await self._hand_over()
+            if isinstance(result, StorageError):
+                raise result
+        else:
+            try:
+                if write.value is None:
+                    result = await self._storage.delete(write.key, match=write.match)
+                else:
+                    result = await self._storage.write(write.key, write.value, ttl=write.ttl, match=write.match)
+            finally:
+                await self._give_back()
+        return None if isinstance(result, bool) else result
 
     # ------------------------------------------------------------------ taking
 

@@ -282,11 +282,10 @@ class Session(Generic[T]):
         if target is not None:
             self._sessions.documents.verify(self._place, self._data, target)
         await self.hold()
-        if last and self._lease is not None:
+        lease = None
+        if last:
             lease, self._lease = self._lease, None
-            await lease.release(after=self._put(target))
-        else:
-            await self._put(target)
+        await self._put(target, lease)
 
     def _target(self) -> Any:
         """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""
@@ -316,13 +315,13 @@ class Session(Generic[T]):
         self._baseline, self._canonical = self._sessions.documents.canonical(self._baseline), True
         return text != self._baseline
 
-    async def _put(self, target: str | None) -> None:
+    async def _put(self, target: str | None, lease: Lease | None) -> None:
         documents = self._sessions.documents
         match: Match = ANY
         if self._loaded:
             match = ABSENT if self._version is None else self._version
         try:
-            self._version = await documents.put(self._place, target, match, self._envelope)
+            self._version = await documents.put(self._place, target, match, self._envelope, lease)
         except ConflictError as conflict:
             settled, self._version = await documents.settle(self._place, self._base, target, conflict)
             if settled != target:
