@@ -69,7 +69,9 @@ class TestSeals:
 
         assert document == seal.unseal(seal.seal(document, place), place)
 
-    @pytest.mark.parametrize("seal", [SEALS["encrypting"], SEALS["both"], SEALS["compressing"]], ids=repr)
+    @pytest.mark.parametrize(
+        "seal", [SEALS["encrypting"], SEALS["both"], SEALS["compressing"]], ids=["encrypting", "both", "compressing"]
+    )
     def test_a_sealed_document_is_a_json_string_that_no_json_library_writes_differently(self, seal):
         document = seal.seal(json.dumps("x" * 1000), "42")
 
