@@ -40,5 +40,9 @@ class TestFile(StorageContract):
             (self.root / path).parent.mkdir(exist_ok=True)
             (self.root / path).write_text(text)
 
+    async def forbid(self, storage: Storage, key: str) -> None:
+        (self.root / key[-2:]).mkdir()
+        (self.root / key[-2:] / f"{key}.json").write_text("{")
+
     async def foreign_is_untouched(self, storage: Storage) -> None:
         assert {path: (self.root / path).read_text() for path in FOREIGN} == FOREIGN

@@ -80,6 +80,9 @@ class TestPostgresContract(StorageContract):
             f"INSERT INTO \"{self.schema}\".sessions (key, value) SELECT 'crowd:' || i, 0 FROM generate_series(1, {n}) i"
         )
 
+    async def forbid(self, storage: Storage, key: str) -> None:
+        await self.run(f"ALTER TABLE \"{self.schema}\".sessions ADD CHECK (key <> '{key}')")
+
     async def cut_connection(self, storage: Storage) -> None:
         cut = await self.run(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"

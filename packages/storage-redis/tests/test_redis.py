@@ -64,21 +64,28 @@ async def test_a_ttl_below_a_second_is_kept_in_milliseconds_rounded_up(storage, 
 # ---------------------------------------------------------------------- other programs' keys
 
 
-@pytest.mark.parametrize("method", ["read", "write", "delete", "touch", "has", "read_many", "write_many"])
+@pytest.mark.parametrize("method", ["read", "write", "delete", "touch", "has", "read_many"])
 async def test_a_key_of_another_type_is_refused_and_stays(storage, raw, method):
     await raw.hset("k", "field", "value")
     calls = {
         "write": lambda: storage.write("k", "1"),
         "touch": lambda: storage.touch("k", 60.0),
         "read_many": lambda: storage.read_many(["l", "k"]),
-        "write_many": lambda: storage.write_many([Write("l", "1"), Write("k", "1")]),
     }
     with pytest.raises(SchemaError):
         await calls.get(method, lambda: getattr(storage, method)("k"))()
 
     assert await raw.hgetall("k") == {b"field": b"value"}
     assert await raw.pttl("k") == -1
-    assert await raw.exists("l") == 0
+
+
+async def test_in_a_batch_a_key_of_another_type_is_refused_alone(storage, raw):
+    await raw.hset("k", "field", "value")
+    results = await storage.write_many([Write("k", "1"), Write("l", "1"), Write("k", None)])
+
+    assert ["k", "k"] == [result.key for result in results if isinstance(result, SchemaError)]
+    assert await raw.hgetall("k") == {b"field": b"value"}
+    assert await raw.get("l") == b"1"
 
 
 async def test_bytes_that_are_no_text_are_refused(storage, raw):

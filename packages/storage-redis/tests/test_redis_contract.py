@@ -53,6 +53,9 @@ class OnRedis(StorageContract):
     async def cut_connection(self, storage):
         await self.client.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
 
+    async def forbid(self, storage, key):
+        await self.client.rpush(key, "theirs")
+
     def make_unreachable(self):
         return RedisStorage(f"redis://127.0.0.1:{free_port()}", timeout=0.5)
 

@@ -26,6 +26,9 @@ class SQLiteContract(testing.StorageContract):
     connected = False
     options = MappingProxyType({})
     table = "sessions"
+    forbidding = (
+        "CREATE TRIGGER forbidding BEFORE INSERT ON \"{}\" WHEN NEW.key = '{}' BEGIN SELECT raise(ABORT, 'no'); END"
+    )
 
     @pytest.fixture(autouse=True)
     def database(self, tmp_path):
@@ -50,6 +53,9 @@ class SQLiteContract(testing.StorageContract):
 
     async def foreign_is_untouched(self, storage):
         assert self.execute("SELECT * FROM sessions_of_others") == [("k", "theirs")]
+
+    async def forbid(self, storage, key):
+        self.execute(self.forbidding.format(self.table, key))
 
     async def crowd(self, storage, n):
         with closing(sqlite3.connect(self.path)) as connection, connection:
@@ -122,6 +128,9 @@ class TestMemory(SQLiteContract):
 
     async def expire_now(self, storage, key):
         await storage._connection.execute("UPDATE sessions SET expires_at = 1 WHERE key = ?", (key,))
+
+    async def forbid(self, storage, key):
+        await storage._connection.execute(self.forbidding.format(self.table, key))
 
     async def crowd(self, storage, n):
         rows = [(f"crowd:{i}", "0") for i in range(n)]

@@ -41,6 +41,7 @@ class Contract(StorageContract):
         await self.admin.execute(f"TRUNCATE {self.table}")
         yield
         await self.admin.execute("DROP TABLE IF EXISTS orders")
+        await self.admin.execute(f"ALTER TABLE IF EXISTS {self.table} DROP CONSTRAINT IF EXISTS forbidden")
         await self.admin.close()
 
     async def create(self, storage: Storage) -> None:
@@ -63,6 +64,9 @@ class Contract(StorageContract):
         await self.admin.execute(
             f"INSERT INTO {self.table} (id, session) SELECT 'crowd:' || i, '0' FROM generate_series(1, $1::int) AS i", n
         )
+
+    async def forbid(self, storage: Storage, key: str) -> None:
+        await self.admin.execute(f"ALTER TABLE {self.table} ADD CONSTRAINT forbidden CHECK (id <> '{key}')")
 
     async def cut_connection(self, storage: Storage) -> None:
         self.supabase.gateway.cut()

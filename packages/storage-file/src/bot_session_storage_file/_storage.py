@@ -9,11 +9,23 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.request import url2pathname
 
-from bot_session.errors import ConfigurationError, ConflictError, InvalidKeyError, SchemaError, UnavailableError
-from bot_session.storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version, Write, WriteResult
+from bot_session.errors import ConfigurationError, InvalidKeyError, SchemaError, StorageError, UnavailableError
+from bot_session.storage import (
+    ABSENT,
+    ANY,
+    PRESENT,
+    Capabilities,
+    Match,
+    Record,
+    Storage,
+    Version,
+    Write,
+    WriteResult,
+    part_of_batch,
+)
 
 from ._document import require_json
 from ._folder import BrokenFileError, Folder, Trip
@@ -113,19 +125,13 @@ class FileStorage(Storage):
             await self._ready("write", key)
         self._validate("write", key, value, ttl)
         require_json(value)
-        result = (await self._write_all("write", [Write(key, value, ttl, match)]))[0]
-        if isinstance(result, ConflictError):
-            raise result
-        return Version(value)
+        return cast("Version", await self._write_one("write", Write(key, value, ttl, match)))
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         if self._state != "open":
             await self._ready("delete", key)
         self._validate("delete", key)
-        result = (await self._write_all("delete", [Write(key, None, None, match)]))[0]
-        if isinstance(result, ConflictError):
-            raise result
-        return result is True
+        return cast("bool", await self._write_one("delete", Write(key, None, None, match)))
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         if self._state != "open":
@@ -193,6 +199,12 @@ class FileStorage(Storage):
             trip.abandoned = True
             raise
 
+    async def _write_one(self, operation: str, write: Write) -> Version | bool:
+        (result,) = await self._write_all(operation, [write])
+        if isinstance(result, StorageError):
+            raise result
+        return result
+
     async def _write_all(self, operation: str, writes: Sequence[Write]) -> list[WriteResult]:
         """Split a batch by lock: each part is one trip under one lock, and the disk syncs several at once."""
         parts: dict[int, list[int]] = {}
@@ -208,7 +220,8 @@ class FileStorage(Storage):
         results: list[WriteResult] = [False] * len(writes)
         for part, outcome in zip(parts.values(), outcomes, strict=True):
             if isinstance(outcome, BaseException):
-                raise outcome
+                with part_of_batch(any(isinstance(each, list) for each in outcomes)):
+                    raise outcome
             for position, result in zip(part, outcome, strict=True):
                 results[position] = result
         return results
@@ -233,9 +246,19 @@ class FileStorage(Storage):
     def _apply_all(self, trip: Trip, writes: Sequence[Write]) -> list[WriteResult]:
         """Do what one lock guards."""
         with self._folder.locked(trip, shard_of(writes[0].key)):
-            results = [self._apply(trip, write) for write in writes]
+            results = [self._attempt(trip, write) for write in writes]
             self._folder.sync(trip)
         return results
+
+    def _attempt(self, trip: Trip, write: Write) -> WriteResult:
+        """Do one, and return what is wrong with its file alone: the others are none the worse for it."""
+        try:
+            with self._translated(trip):
+                return self._apply(trip, write)
+        except UnavailableError:
+            raise
+        except StorageError as error:
+            return error
 
     def _apply(self, trip: Trip, write: Write) -> WriteResult:
         trip.key = write.key

@@ -39,14 +39,14 @@ return found
 
 WRITE = _script(
     """
-for _, key in ipairs(KEYS) do
-  redis.call('STRLEN', key)
-end
 local results = {}
 for i, key in ipairs(KEYS) do
   local condition, expected, value, life = ARGV[i * 4 - 3], ARGV[i * 4 - 2], ARGV[i * 4 - 1], ARGV[i * 4]
-  local stored = redis.call('GET', key)
-  if (condition == 'absent' and stored) or (condition == 'present' and not stored)
+  local kind = redis.call('TYPE', key).ok
+  local stored = kind == 'string' and redis.call('GET', key)
+  if kind ~= 'string' and kind ~= 'none' then
+    results[i] = kind
+  elseif (condition == 'absent' and stored) or (condition == 'present' and not stored)
       or (condition == 'version' and stored ~= expected) then
     results[i] = {stored}
   elseif life == 'delete' then
@@ -67,9 +67,8 @@ return results
 """
 Write, delete and compare-and-set of each key, in order; a key may come twice. Each has four arguments: condition,
 expected document, document, and milliseconds to live, ``forever`` or ``delete``. Gives for each 1 or 0 (whether a
-delete found anything), or what is stored, in a list, where the condition does not hold.
-
-STRLEN first: it fails on what is no string, so nothing is written if any key belongs to somebody else.
+delete found anything); what is stored, in a list, where the condition does not hold; or the type of what is no string
+and belongs to somebody else.
 """
 
 TOUCH = _script(

@@ -7,8 +7,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from bot_session.errors import ConfigurationError, ConflictError, SchemaError
-from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write
+from bot_session.errors import ConfigurationError, SchemaError, StorageError, UnavailableError
+from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, part_of_batch
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
@@ -147,12 +147,7 @@ class RedisStorage(Storage):
         with mapped("has", key, self, writes=False):
             kind = await self._link.send(raw, "TYPE", raw)
         if kind not in (b"string", b"none"):
-            raise SchemaError(
-                f"the key holds a {kind.decode()}: it belongs to another program",
-                operation="has",
-                key=key,
-                storage=self,
-            )
+            raise self._foreign("has", key, kind.decode())
         return bool(kind == b"string")
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
@@ -213,7 +208,7 @@ class RedisStorage(Storage):
         """Run one write or delete."""
         [answer] = await self._run(WRITE, operation, write.key, [write.key.encode()], _arguments(write))
         result = self._result(operation, write, answer)
-        if isinstance(result, ConflictError):
+        if isinstance(result, StorageError):
             raise result
         return result
 
@@ -225,7 +220,12 @@ class RedisStorage(Storage):
 
         async def run(positions: list[int]) -> None:
             given = [argument for position in positions for argument in arguments[position]]
-            found = await self._run(script, operation, None, [keys[position] for position in positions], given)
+            try:
+                found = await self._run(script, operation, None, [keys[position] for position in positions], given)
+            except StorageError as error:
+                if not script.writes or isinstance(error, UnavailableError):
+                    raise
+                found = [error] * len(positions)  # what other calls wrote is written
             for position, answer in zip(positions, found, strict=True):
                 answers[position] = answer
 
@@ -233,8 +233,9 @@ class RedisStorage(Storage):
         for group in self._link.together(keys):
             calls += [run(group[start : start + _BATCH]) for start in range(0, len(group), _BATCH)]
         # Not a TaskGroup: an error must not cancel the other calls midway, when nobody knows what they did.
-        for failure in await asyncio.gather(*calls, return_exceptions=True):
-            if failure is not None:
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        with part_of_batch(script.writes and None in outcomes):
+            for failure in filter(None, outcomes):
                 raise failure
         return answers
 
@@ -254,9 +255,13 @@ class RedisStorage(Storage):
         return Record(document, Version(document), None if left < 0 else max(left, 1) / 1000)
 
     def _result(self, operation: str, write: Write, answer: Any) -> WriteResult:
+        if isinstance(answer, StorageError):
+            return answer
+        if isinstance(answer, bytes):
+            return self._foreign(operation, write.key, answer.decode())
         if isinstance(answer, list):
             stored = answer[0]
-            actual = None if stored is None else Version(self._text(operation, write.key, stored))
+            actual = None if stored is None else Version(stored.decode(errors="replace"))
             return self._conflict(operation, write.key, write.match, actual)
         return bool(answer) if write.value is None else Version(write.value)
 
@@ -264,9 +269,11 @@ class RedisStorage(Storage):
         try:
             return value.decode()
         except UnicodeDecodeError as error:
-            raise SchemaError(
-                "the key holds no text: it belongs to another program", operation=operation, key=key, storage=self
-            ) from error
+            raise self._foreign(operation, key, "string that is no text") from error
+
+    def _foreign(self, operation: str, key: str, kind: str) -> SchemaError:
+        problem = f"the key holds a {kind}: it belongs to another program"
+        return SchemaError(problem, operation=operation, key=key, storage=self)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link.name}>"

@@ -8,9 +8,20 @@ from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from bot_session.errors import ConfigurationError, StorageError
+from bot_session.errors import ConfigurationError, StorageError, UnavailableError
 from bot_session.redaction import redact_url
-from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, WriteResult
+from bot_session.storage import (
+    ANY,
+    Capabilities,
+    Condition,
+    Match,
+    Record,
+    Storage,
+    Version,
+    Write,
+    WriteResult,
+    part_of_batch,
+)
 from supabase import AsyncClient, AsyncClientOptions
 
 from ._errors import mapped
@@ -216,7 +227,8 @@ class SupabaseStorage(Storage):
         self._validate_writes("write_many", writes)
         results: list[WriteResult] = []
         for chunk in _chunks(writes, lambda write: len(write.key) + len(write.value or "")):
-            results += await self._write("write_many", chunk)
+            with part_of_batch(results):
+                results += await self._write_chunk(chunk)
         return results
 
     async def purge(self) -> int:
@@ -226,6 +238,21 @@ class SupabaseStorage(Storage):
         while count := await self._call("purge", {"size": _PURGED_AT_ONCE}, int, "purge", writing=True):
             purged += count
         return purged
+
+    async def _write_chunk(self, writes: Sequence[Write]) -> list[WriteResult]:
+        """Write what is one transaction; if it is refused, each alone, to see for whose sake."""
+        try:
+            return await self._write("write_many", writes)
+        except UnavailableError:
+            raise
+        except StorageError as error:
+            if len(writes) == 1:
+                return [error]
+        results: list[WriteResult] = []
+        for write in writes:
+            with part_of_batch(results):
+                results += await self._write_chunk([write])
+        return results
 
     async def _write_one(self, operation: str, write: Write) -> Any:
         (result,) = await self._write(operation, [write], write.key)
