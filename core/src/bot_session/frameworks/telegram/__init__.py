@@ -26,5 +26,15 @@ except ImportError as error:
     ) from error
 
 from .application import SessionApplication, SessionContext, install, origin_of
+from .persistence import BotSessionPersistence
+from .persistent import PersistentApplication, persist
 
-__all__ = ["SessionApplication", "SessionContext", "install", "origin_of"]
+__all__ = [
+    "BotSessionPersistence",
+    "PersistentApplication",
+    "SessionApplication",
+    "SessionContext",
+    "install",
+    "origin_of",
+    "persist",
+]

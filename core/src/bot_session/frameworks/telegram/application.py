@@ -7,12 +7,14 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from telegram import Message, Update
-from telegram.ext import Application, CallbackContext, ContextTypes, ExtBot
+from telegram.ext import CallbackContext, ContextTypes, ExtBot
 
 from bot_session.errors import ConfigurationError, SessionClosedError
 from bot_session.frameworks.shared import Scope, close_storages, follow_migration, open_storages
 from bot_session.keys import Origin
 from bot_session.multi import MultiSession, MultiSessions
+
+from .persistent import PersistentApplication
 
 if TYPE_CHECKING:
     import asyncio
@@ -81,9 +83,10 @@ class SessionContext(
         cast("Any", self.session).clear()
 
 
-class SessionApplication(Application[Any, Any, Any, Any, Any, Any]):
+class SessionApplication(PersistentApplication):
     """
-    An `Application` that handles every update within its session: see `install`.
+    An `Application` that handles every update within its session: see `install`. With a `BotSessionPersistence` it is a
+    `PersistentApplication` too.
 
     Updates of one session are handled one at a time, in order, also with ``concurrent_updates``. If any handler of an
     update raises, nothing of that update is saved; the session is closed before error handlers see it.
@@ -146,7 +149,7 @@ class SessionApplication(Application[Any, Any, Any, Any, Any, Any]):
         self, update: object | None, error: Exception, job: Any = None, coroutine: Any = None
     ) -> bool:
         scope = _scope.get()
-        if scope is not None and job is None:
+        if scope is not None and update is not None:  # Without an update it is about a job, or about the persistence.
             await scope.end(error)
         return await super().process_error(update, error, job, coroutine)
 
@@ -178,6 +181,8 @@ def install(
 ) -> B:
     """
     Give the application that a builder makes its sessions: ``install(Application.builder().token(…), sessions)``.
+
+    A persistence is given to the builder as ever: ``.persistence(BotSessionPersistence(…))``.
 
     Args:
         builder: The builder. Its ``application_class`` and ``context_types`` are set here.
