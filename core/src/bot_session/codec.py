@@ -14,6 +14,7 @@ import collections.abc
 import functools
 import inspect
 import json
+import math
 import typing
 from typing import Any, Generic, TypeVar
 
@@ -129,7 +130,7 @@ class Codec(Generic[T]):
     def _decode_spelled_out(self, document: str) -> T:
         """Decode with the standard library, which takes lone surrogates; msgspec does not."""
         try:
-            data = json.loads(document, parse_constant=_refuse)
+            data = json.loads(document, parse_constant=_refuse, parse_float=_finite)
         except (ValueError, RecursionError) as error:
             raise DecodeError(f"the document is broken: {error}") from error
         try:
@@ -242,8 +243,14 @@ def _spell_out(data: Any) -> str:
         raise EncodeError(f"the data cannot be encoded: {error}") from error
 
 
+def _finite(number: str) -> float:
+    """Refuse what is beyond floats, as msgspec does; the standard library would make it infinite."""
+    value = float(number)
+    return value if math.isfinite(value) else _refuse(number)
+
+
 def _refuse(constant: str) -> typing.NoReturn:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is no number that JSON can bring back")
 
 
 def _difference(mine: Any, back: Any, path: str = "data", *, exact: bool) -> str | None:
