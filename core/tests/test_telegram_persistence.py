@@ -318,17 +318,36 @@ class TestWhatLosesDataElsewhere:
             with pytest.raises(UnavailableError):
                 await bot.application.shutdown()
 
-    async def test_a_connection_that_is_cut_after_the_write_arrived(self, run, storage):
+    @pytest.mark.parametrize("times", [1, 2])
+    @pytest.mark.parametrize("then", [botapi.BOB, botapi.ADA])
+    async def test_a_connection_that_is_cut_after_the_write_arrived(self, run, storage, times, then):
         async with run() as bot:
             bot.on(remember)
             storage.cut = True
-            await bot.feed()
+            for _ in range(times):
+                await bot.feed()
             storage.cut = False
-            await bot.feed(message(user=botapi.BOB))
+            await bot.feed(message(user=then))
             await bot.feed()
 
-        assert [UnavailableError] == [type(error) for error in bot.errors]
-        assert '{"count":2}' == (await storage.documents())["ptb:user_data:7"]
+        assert times == len(bot.errors)
+        assert {UnavailableError} == {type(error) for error in bot.errors}
+        expected = times + 1 + (then is botapi.ADA)
+        assert f'{{"count":{expected}}}' == (await storage.documents())["ptb:user_data:7"]
+
+    async def test_a_change_that_was_cut_off_and_taken_back(self, run, storage):
+        async def note(update, context):
+            context.user_data["text"] = update.message.text
+
+        async with run() as bot:
+            bot.on(note)
+            await bot.feed(message("first"))
+            storage.cut = True
+            await bot.feed(message("second"))
+            storage.cut = False
+            await bot.feed(message("first"))
+
+        assert '{"text":"first"}' == (await storage.documents())["ptb:user_data:7"]
 
     async def test_a_value_that_cannot_be_kept_or_copied_keeps_nobody_elses_from_being_saved(self, run, storage):
         async def keep(update, context):

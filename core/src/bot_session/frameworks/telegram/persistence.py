@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 from telegram.ext import BasePersistence, ContextTypes, PersistenceInput
 
 from bot_session.codec import Codec
-from bot_session.errors import CodecError, ConflictError, StorageError
+from bot_session.errors import CodecError, ConflictError, StorageError, UnavailableError
 from bot_session.storage import ABSENT, Write
 
 from .values import PythonCodec
@@ -76,6 +76,7 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
         self._empty = {kind: self._codecs[kind].encode(made_by()) for kind, made_by in self._made_by.items()}
         self._stored: dict[str, tuple[str, Version]] = {}
         self._unsaved: dict[str, str | None] = {}
+        self._perhaps: dict[str, set[str | None]] = {}  # What writes that were cut off may have left.
         self.lock = asyncio.Lock()
 
     # ------------------------------------------------------------------ saving
@@ -98,7 +99,7 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
             raise
         if text == self._empty.get(kind):
             text = None
-        if text == self._text_of(place):
+        if text == self._text_of(place) and place not in self._perhaps:
             self._unsaved.pop(place, None)
         else:
             self._unsaved[place] = text
@@ -129,22 +130,39 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
 
     async def _write(self, changes: dict[str, str | None]) -> list[Exception]:
         writes = [Write(place, text, match=self._match(place)) for place, text in changes.items()]
-        errors: list[Exception] = []
-        for write, result in zip(writes, await self.storage.write_many(writes), strict=True):
-            del self._unsaved[write.key]
-            if isinstance(result, ConflictError):
-                # A write that was cut off may have arrived; that the same is stored is all that was wanted.
-                record = await self.storage.read(write.key)
-                if (None if record is None else record.value) == write.value:
-                    self._note(write.key, write.value, None if record is None else record.version)
-                    continue
+        try:
+            results = await self.storage.write_many(writes)
+        except (UnavailableError, asyncio.CancelledError) as error:
+            if getattr(error, "outcome_unknown", True):
+                for place, text in changes.items():
+                    self._perhaps.setdefault(place, set()).add(text)
+            raise
+        failed: list[tuple[str, StorageError]] = []
+        for write, result in zip(writes, results, strict=True):
             if isinstance(result, StorageError):
-                errors.append(result)
+                failed.append((write.key, result))
             else:
                 self._note(write.key, write.value, result)
-        return errors
+                del self._unsaved[write.key]
+        return [told for place, error in failed for told in await self._settle(place, changes[place], error)]
+
+    async def _settle(self, place: str, text: str | None, error: StorageError) -> list[Exception]:
+        """Write once more on top of a write of ours that was cut off but has arrived; everything else is an error."""
+        if isinstance(error, ConflictError) and (perhaps := self._perhaps.get(place)):
+            record = await self.storage.read(place)
+            value = None if record is None else record.value
+            if value in perhaps:
+                self._note(place, value, None if record is None else record.version)
+                if text != value:
+                    return await self._write({place: text})
+                del self._unsaved[place]
+                return []
+        del self._unsaved[place]
+        return [error]
 
     def _note(self, place: str, text: str | None, version: Any) -> None:
+        """Remember what is certainly stored."""
+        self._perhaps.pop(place, None)
         if text is None:
             self._stored.pop(place, None)
         else:
