@@ -95,6 +95,9 @@ class TestMongoContract(StorageContract):
         for name, key in (("sessions2", "b"), ("sessions", 7)):
             assert self.back_door[name].find_one({"key": key}, {"_id": 0}) == {"key": key, "value": 9}
 
+    async def forbid(self, storage: Storage, key: str) -> None:
+        self.back_door.command("collMod", "sessions", validator={"key": {"$ne": key}})
+
     async def crowd(self, storage: Storage, n: int) -> None:
         self.back_door.sessions.insert_many([{"key": f"crowd:{i}", "value": 0} for i in range(n)])
 

@@ -78,12 +78,11 @@ def _translate(error: Exception, *, writing: bool) -> StorageError:
 
 
 def _first_of(error: ClientBulkWriteException) -> Exception:
-    """Return the error that stands for those of a batch, which the driver gives as documents."""
+    """Return the error that stands for those of a whole batch, some of which the driver gives as documents."""
     if isinstance(error.error, Exception):
         return error.error
-    for kind, failures in ((OperationFailure, "writeErrors"), (WriteConcernError, "writeConcernErrors")):
-        for failure in error.details[failures]:
-            return kind(failure["errmsg"], failure["code"], failure)
+    for failure in error.details["writeConcernErrors"]:
+        return WriteConcernError(failure["errmsg"], failure["code"], failure)
     return OperationFailure("a batch failed")
 
 
