@@ -28,12 +28,14 @@ except ImportError as error:
 from .application import SessionApplication, SessionContext, install, origin_of
 from .persistence import BotSessionPersistence
 from .persistent import PersistentApplication, persist
+from .pickles import import_pickle
 
 __all__ = [
     "BotSessionPersistence",
     "PersistentApplication",
     "SessionApplication",
     "SessionContext",
+    "import_pickle",
     "install",
     "origin_of",
     "persist",

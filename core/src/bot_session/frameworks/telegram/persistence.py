@@ -50,6 +50,10 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
         store_data: What to keep: see `telegram.ext.PersistenceInput`.
         update_interval: Seconds between saves of what changed outside of updates: in jobs, for instance.
         close_storage: Close the storage when the application shuts down.
+
+    Attributes:
+        unsaved: What is still to be written, as text by key; None is to be deleted.
+        lock: See `save`.
     """
 
     def __init__(
@@ -75,7 +79,7 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
         # What an entry is as long as nobody has put anything in: not worth a document.
         self._empty = {kind: self._codecs[kind].encode(made_by()) for kind, made_by in self._made_by.items()}
         self._stored: dict[str, tuple[str, Version]] = {}
-        self._unsaved: dict[str, str | None] = {}
+        self.unsaved: dict[str, str | None] = {}
         self._perhaps: dict[str, set[str | None]] = {}  # What writes that were cut off may have left.
         self.lock = asyncio.Lock()
 
@@ -100,9 +104,9 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
         if text == self._empty.get(kind):
             text = None
         if text == self._text_of(place) and place not in self._perhaps:
-            self._unsaved.pop(place, None)
+            self.unsaved.pop(place, None)
         else:
-            self._unsaved[place] = text
+            self.unsaved[place] = text
 
     async def save(self) -> list[Exception]:
         """
@@ -110,22 +114,22 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
 
         `keep` and this go together, under `lock`.
         """
-        if not self._unsaved:
+        if not self.unsaved:
             return []
         try:
-            return await self._write(dict(self._unsaved))
+            return await self._write(dict(self.unsaved))
         except StorageError as error:
             if error.retryable:
                 return [error]
         # One of them cannot be written at all, which must not keep the others from it.
         errors: list[Exception] = []
-        for place, text in list(self._unsaved.items()):
+        for place, text in list(self.unsaved.items()):
             try:
                 errors += await self._write({place: text})
             except StorageError as error:
                 errors.append(error)
                 if not error.retryable:
-                    del self._unsaved[place]
+                    del self.unsaved[place]
         return errors
 
     async def _write(self, changes: dict[str, str | None]) -> list[Exception]:
@@ -143,7 +147,7 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
                 failed.append((write.key, result))
             else:
                 self._note(write.key, write.value, result)
-                del self._unsaved[write.key]
+                del self.unsaved[write.key]
         return [told for place, error in failed for told in await self._settle(place, changes[place], error)]
 
     async def _settle(self, place: str, text: str | None, error: StorageError) -> list[Exception]:
@@ -155,9 +159,9 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
                 self._note(place, value, None if record is None else record.version)
                 if text != value:
                     return await self._write({place: text})
-                del self._unsaved[place]
+                del self.unsaved[place]
                 return []
-        del self._unsaved[place]
+        del self.unsaved[place]
         return [error]
 
     def _note(self, place: str, text: str | None, version: Any) -> None:
