@@ -74,6 +74,13 @@ def types(session: nox.Session) -> None:
 
 
 @nox.session
+def bench(session: nox.Session) -> None:
+    """Compare with the bare drivers and the peers; `-- --quick --only redis` is a first look."""
+    install(session, "servers", "bench", extras="[testing,aiogram]")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
 def fuzz(session: nox.Session) -> None:
     """Search for input that breaks a promise, 30 seconds for each target; `-- codec 600` searches one for longer."""
     install(session, "fuzz", extras="[crypto]")
