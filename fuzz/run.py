@@ -34,7 +34,7 @@ def main() -> int:
     names = [word for word in sys.argv[1:] if not word.isdigit()]
     seconds = next((int(word) for word in sys.argv[1:] if word.isdigit()), 30)
     if len(names) == 1:
-        search(*names, seconds)
+        search(names[0], seconds)
     # LibFuzzer ends its process, so each target has one of its own.
     runs = [subprocess.run([sys.executable, __file__, name, str(seconds)], check=False) for name in names or TARGETS]
     return int(any(run.returncode for run in runs))

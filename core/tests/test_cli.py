@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -370,6 +371,35 @@ class TestManners:
         (script,) = entry_points(group="console_scripts", name="bot-session")
 
         assert main is script.load()
+
+
+class TestDocs:
+    GUIDE = Path(__file__).parents[2] / "docs" / "operating.md"
+
+    @pytest.mark.skipif(os.name == "nt", reason="the guide is written for sh")
+    def test_the_commands_of_the_guide_say_what_it_says(self, fill, tmp_path):
+        documents = {"-1001234567890": '{"count":7,"topping":"Käse 🧀"}', "42": '{"count":1}', "43": '{"count":2}'}
+        fill("sqlite:bot.db", documents)
+        blocks = re.findall(r"^```console\n(.*?)^```$", self.GUIDE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
+        transcript = "".join(blocks)
+        commands = re.findall(r"^\$ (.*)$", transcript, re.MULTILINE)
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+
+        # Each command is written before it is run, as a terminal shows it.
+        script = "".join(f"printf '%s\\n' {shlex.quote('$ ' + command)}\n{command}\n" for command in commands)
+        shell = subprocess.run(
+            ["sh", "-e"],
+            check=False,
+            input=script,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+            timeout=100,
+        )
+
+        assert transcript == shell.stdout
+        assert len(commands) > 10
+        assert 0 == shell.returncode
 
 
 SLOW = """
