@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from aiogram.exceptions import DataNotDictLikeError
+from aiogram import exceptions
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseEventIsolation, BaseStorage, DefaultKeyBuilder
 
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from bot_session.storage import Storage
 
 __all__ = ["SessionEventIsolation", "SessionFSMStorage"]
+
+DataNotDictLikeError: Final[type[Exception]] = getattr(exceptions, "DataNotDictLikeError", TypeError)
+"""What aiogram's own storages raise; older versions have no error for it."""
 
 
 class SessionFSMStorage(BaseStorage):
