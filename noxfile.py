@@ -43,7 +43,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run every test: the contract on every storage with a real server, the examples, the docs."""
-    install(session, "tests", "servers", "demo", extras=f"[{EXTRAS}]")
+    install(session, "tests", "servers", "containers", "demo", extras=f"[{EXTRAS}]")
     arguments = session.posargs or ["-n", "auto"]
     session.run("python", "-m", "pytest", *arguments)
 
@@ -68,7 +68,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy (strict) and pyright, and what bot authors see of them in typing_tests/."""
-    install(session, "tests", "demo", "types", extras=f"[{EXTRAS}]")
+    install(session, "tests", "servers", "containers", "demo", "types", extras=f"[{EXTRAS}]")
     session.run("mypy", *map(str, SOURCES), "typing_tests", "examples")
     session.run("pyright", *map(str, SOURCES), "typing_tests")
 
