@@ -160,7 +160,7 @@ class SessionTeleBot(AsyncTeleBot):
     async def close_session(self) -> None:  # type: ignore[override]
         """Wait for handlers that are still running, then close the connection to Telegram, which they may need."""
         await self._updates.drain(self.drain_timeout, logger)
-        await AsyncTeleBot.close_session()  # type: ignore[no-untyped-call]
+        await super().close_session()  # type: ignore[no-untyped-call]
 
     @asynccontextmanager
     async def _storage(self) -> AsyncIterator[None]:
