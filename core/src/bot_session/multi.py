@@ -154,7 +154,7 @@ class MultiOpening:
         try:
             fragments = {name: self._fragment(name, sessions) for name, sessions in self._multi.fragments.items()}
             # One order for everybody, whatever the fragments are called: that of the places.
-            self._mine.sort(key=lambda session: (id(session.sessions.desk.root), session.sessions.desk.place(session)))
+            self._mine.sort(key=lambda session: (id(session.sessions.desk.root), session.place))
             if not self._lazy:
                 for session in self._mine:
                     await session.lock()
@@ -174,7 +174,7 @@ class MultiOpening:
         if key is None:
             return KeylessSession(f"this update has no session {name!r}: its key is None")
         place = (sessions.desk.root, sessions.desk.prefix + key)
-        if any(place == (other.sessions.desk.root, other.sessions.desk.place(other)) for other in self._mine):
+        if any(place == (other.sessions.desk.root, other.place) for other in self._mine):
             raise ConfigurationError(
                 f"two session fragments, {name!r} among them, have the same storage and the same key {place[1]!r}: "
                 f'give each a prefix, for instance prefix="{name}:"'
@@ -186,12 +186,7 @@ class MultiOpening:
         return session
 
     async def _leave(self, *, save: bool) -> None:
-        ending = []
-        for session in self._mine:
-            session.depth -= 1
-            if session.depth == 0:
-                ending.append(session.finish(save=save))
-        await _all(ending)
+        await _all(session.finish(save=save) for session in self._mine)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

@@ -67,6 +67,7 @@ class Session(Generic[T]):
         "depth",
         "is_new",
         "key",
+        "place",
         "task",
     )
 
@@ -74,7 +75,8 @@ class Session(Generic[T]):
         self.key = key
         self.is_new = False
         self.depth = 0  # How many times it is open, one within the other.
-        self.task = asyncio.current_task()
+        self.task: asyncio.Task[Any] | None = None  # In which it was opened; and its key in the storage itself.
+        self.place = ""
         self._sessions = sessions
         self._place = sessions.prefix + key
         self._context = context
@@ -190,7 +192,8 @@ class Session(Generic[T]):
         """Read what is stored, or make initial data. Whatever is assigned meanwhile stands."""
         documents = self._sessions.documents
         if not self._cleared:
-            await self.hold()
+            if not self._held:
+                await self.hold()
             loaded = await documents.load(self._place)
             self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
             self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
@@ -202,7 +205,10 @@ class Session(Generic[T]):
                 self._begin(data)
 
     async def finish(self, *, save: bool) -> None:
-        """Save if wanted; then close, and let others at the session, whatever happened."""
+        """End one of its openings. At the last, save if wanted; then let others at the session, whatever happened."""
+        self.depth -= 1
+        if self.depth > 0:
+            return
         try:
             if save:
                 await self._settle()
@@ -210,7 +216,8 @@ class Session(Generic[T]):
         finally:
             self._closed = True
             self._sessions.desk.leave(self)
-            await self._unlock()
+            if self._held:
+                await self._unlock()
 
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
@@ -222,7 +229,8 @@ class Session(Generic[T]):
         if self._held:
             return
         sessions, lease = self._sessions, None
-        await sessions.desk.lock(self)
+        if not sessions.desk.locks.try_acquire(self.place):
+            await sessions.desk.lock(self)
         try:
             if sessions.lock == "shared":
                 lease = sessions.lease(self.key)
@@ -235,14 +243,13 @@ class Session(Generic[T]):
             await self._unlock()
 
     async def _unlock(self) -> None:
-        if self._held:
-            self._held = False
-            lease, self._lease = self._lease, None
-            try:
-                if lease is not None:
-                    await lease.release()
-            finally:
-                self._sessions.desk.unlock(self)
+        self._held = False
+        lease, self._lease = self._lease, None
+        try:
+            if lease is not None:
+                await lease.release()
+        finally:
+            self._sessions.desk.unlock(self)
 
     # ------------------------------------------------------------------ its data
 
@@ -281,7 +288,8 @@ class Session(Generic[T]):
             return
         if target is not None:
             self._sessions.documents.verify(self._place, self._data, target)
-        await self.hold()
+        if not self._held:
+            await self.hold()
         lease = None
         if last:
             lease, self._lease = self._lease, None
@@ -291,20 +299,17 @@ class Session(Generic[T]):
         """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""
         data = self._data
         if data is _UNSET:
-            return None if self._cleared and not self._nothing_stored else _UNSET
+            nothing_stored = self._loaded and self._version is None
+            return None if self._cleared and not nothing_stored else _UNSET
         text = None if data is None else self._sessions.documents.encode(self._place, data)
         save_always = self._sessions.save == "accessed"
-        if self._nothing_stored:
+        if self._loaded and self._version is None:
             unchanged = text is None or (text == self._baseline and not save_always)
             return _UNSET if unchanged else text
         save_always = save_always and self._accessed
         if text is None or (self._cleared and text == self._baseline):
             return None if self._cleared or save_always else _UNSET
         return text if save_always or not self._loaded or self._is_change(text) else _UNSET
-
-    @property
-    def _nothing_stored(self) -> bool:
-        return self._loaded and self._version is None
 
     def _is_change(self, text: str) -> bool:
         if text == self._baseline:
@@ -390,7 +395,7 @@ class LazySession(Session[T]):
         super().clear()
 
     async def finish(self, *, save: bool) -> None:
-        if not save:
+        if not save and self.depth == 1:
             self._drop_promise()
         await super().finish(save=save)
 
@@ -465,10 +470,6 @@ class Desk:
         self.locks, self._open = _desks.setdefault(root, (KeyLocks(), {}))
         self._timeout = timeout
 
-    def place(self, session: Session[Any]) -> str:
-        """Return the key of a session in the storage itself."""
-        return self.prefix + session.key
-
     def mine(self, sessions: Sessions[T], key: str) -> Session[T] | None:
         """
         Return the session of this key that the current task has open, if it has.
@@ -476,26 +477,30 @@ class Desk:
         Raises:
             ConfigurationError: It has, but one of another kind: the two would overwrite each other.
         """
-        session = self._open.get((self.prefix + key, asyncio.current_task()))
+        return self._find(sessions, self.prefix + key, asyncio.current_task())
+
+    def _find(self, sessions: Sessions[T], place: str, task: asyncio.Task[Any] | None) -> Session[T] | None:
+        session = self._open.get((place, task))
         if session is not None and session.sessions is not sessions:
             raise ConfigurationError(
-                f"two kinds of session meet in one storage under the key {self.prefix + key!r}: "
+                f"two kinds of session meet in one storage under the key {place!r}: "
                 'give one of them a prefix, for instance prefix="user:"'
             )
         return session
 
     def take(self, kind: type[Session[Any]], sessions: Sessions[T], key: str, context: object) -> Session[T]:
         """Return `mine`, or else a new session, opened once more than before. Raises as `mine` does."""
-        session = self.mine(sessions, key)
+        place, task = self.prefix + key, asyncio.current_task()
+        session = self._find(sessions, place, task)
         if session is None:
-            session = kind(sessions, key, context)
-            self._open[self.prefix + key, session.task] = session
+            session = self._open[place, task] = kind(sessions, key, context)
+            session.place, session.task = place, task
         session.depth += 1
         return session
 
     def leave(self, session: Session[Any]) -> None:
         """Take a session off the desk."""
-        del self._open[self.place(session), session.task]
+        del self._open[session.place, session.task]
 
     async def lock(self, session: Session[Any]) -> None:
         """
@@ -504,11 +509,11 @@ class Desk:
         Raises:
             LockTimeoutError: That took too long.
         """
-        await self.locks.acquire(self.place(session), self._timeout)
+        await self.locks.acquire(session.place, self._timeout)
 
     def unlock(self, session: Session[Any]) -> None:
         """Let the next one of the session's key have its turn."""
-        self.locks.release(self.place(session))
+        self.locks.release(session.place)
 
     def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
         """Keep sessions of these keys waiting."""

@@ -74,20 +74,14 @@ class Opening(Generic[S_co]):
             if self._kind is Session:
                 await (session.fill() if session.depth == 1 else session.load())
         except BaseException:
-            await self._leave(save=False)
+            await session.finish(save=False)
             raise
         return cast("S_co", session)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._leave(save=error is None or isinstance(error, self._passthrough))
-
-    async def _leave(self, *, save: bool) -> None:
-        session = self._session
-        session.depth -= 1
-        if session.depth == 0:
-            await session.finish(save=save)
+        await self._session.finish(save=error is None or isinstance(error, self._passthrough))
 
 
 class NoOpening:
