@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import pytest
 from bot_session import ConfigurationError, MemoryStorage, PrefixedStorage, Storage, open_storage, register_storage
@@ -479,3 +481,26 @@ def test_any_text_is_a_storage_or_a_configuration_error(text):
     except ConfigurationError:
         return
     assert isinstance(storage, Storage)
+
+
+class Plain(MemoryStorage):
+    """Its URL has the options of its constructor, and one more."""
+
+    def __init__(
+        self, url: str, *, size: int = 1, mode: Literal["a", "b"] | None = "a", clock: Callable[[], float] = time.time
+    ) -> None:
+        super().__init__(clock=clock)
+        self.given = (url, size, mode)
+
+    @classmethod
+    def from_url(cls, url: str, *, tls: bool = True, **options: Any) -> Self:
+        return cls(url if tls else "plain", **options)
+
+
+def test_the_options_of_a_url_may_be_those_of_the_constructor():
+    register_storage("plain", Plain)
+
+    assert open_storage("plain:x?size=5&mode=b").given == ("plain:x", 5, "b")
+    assert open_storage("plain:x", tls=False, mode=None).given == ("plain", 1, None)
+    with pytest.raises(ConfigurationError, match=r"no option 'clock'.*: mode, prefix, size, tls$"):
+        open_storage("plain:x", clock=time.time)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .errors import ConfigurationError
 from .redaction import redact_url
-from .storage import ABSENT, ANY, PRESENT, Capabilities, Match, Record, Storage, Version
+from .storage import ANY, Capabilities, Match, Record, Storage, Version, holds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -112,9 +112,5 @@ class MemoryStorage(Storage):
     def _compare(self, operation: str, key: str, match: Match) -> None:
         """Raise `ConflictError` unless what is stored is as ``match`` demands."""
         record = self._live(key)
-        if match is ABSENT:
-            holds = record is None
-        else:
-            holds = record is not None and (match is PRESENT or record.version == match)
-        if not holds:
+        if not holds(match, record):
             raise self._conflict(operation, key, match, None if record is None else record.version)

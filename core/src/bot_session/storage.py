@@ -47,6 +47,7 @@ __all__ = [
     "WriteResult",
     "conflicts_only",
     "distinct_rounds",
+    "holds",
     "part_of_batch",
 ]
 
@@ -370,7 +371,8 @@ class Storage(ABC):
 
         An override names its options as keyword-only parameters. Their annotations (``str``, ``int``, ``float``,
         ``bool``, each perhaps ``| None``, or a ``Literal``) type the options of the URL's query, which are taken out of
-        ``url`` before it arrives here.
+        ``url`` before it arrives here. With ``**options`` it takes the keyword-only parameters of the constructor too,
+        as far as they have such types.
 
         Raises:
             ConfigurationError: The URL is wrong.
@@ -500,6 +502,15 @@ def key_problem(key: object, max_bytes: int | None) -> str | None:
     if max_bytes is not None and size > max_bytes:
         return f"the key has {size:,} bytes, the limit is {max_bytes:,}"
     return None
+
+
+def holds(match: Match, record: Record | None) -> bool:
+    """Return whether a condition holds for what is stored: what has expired is None."""
+    if match is ANY:
+        return True
+    if match is ABSENT:
+        return record is None
+    return record is not None and (match is PRESENT or record.version == match)
 
 
 def conflicts_only(results: Sequence[WriteResult]) -> Sequence[Version | bool | ConflictError]:

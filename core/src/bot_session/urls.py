@@ -18,7 +18,7 @@ from .redaction import hide_secrets, looks_secret, redact_url
 from .storage import Storage
 from .wrappers.prefixed import PrefixedStorage
 
-__all__ = ["find_storage", "open_storage", "register_storage", "storage_schemes"]
+__all__ = ["find_storage", "open_storage", "options_of", "register_storage", "storage_schemes"]
 
 _GROUP: Final = "bot_session.storages"
 
@@ -157,6 +157,11 @@ def storage_schemes() -> list[str]:
     return sorted({*_registered, *(entry.name for entry in entry_points(group=_GROUP))})
 
 
+def options_of(cls: type[Storage]) -> Mapping[str, Any]:
+    """Return the options that the URL of a storage may have, with their types."""
+    return _Options.of(cls).types
+
+
 def find_storage(scheme: str) -> type[Storage]:
     """
     Return the storage of a URL's scheme.
@@ -217,7 +222,7 @@ def _refuse_scheme(scheme: str) -> NoReturn:
 
 
 class _Options(NamedTuple):
-    """The options that a class understands, by the signature of its ``from_url``."""
+    """The options that a class understands, by the signatures of its ``from_url`` and its constructor."""
 
     cls: type[Storage]
     types: Mapping[str, Any]
@@ -225,13 +230,15 @@ class _Options(NamedTuple):
 
     @classmethod
     def of(cls, storage: type[Storage]) -> _Options:
-        parameters = inspect.signature(storage.from_url).parameters.values()
-        own = {item.name: item.annotation for item in parameters if item.kind is item.KEYWORD_ONLY}
         try:
-            hints = _resolve(own, storage.from_url)
+            hints, the_rest_too = _keywords_of(storage.from_url)
+            if the_rest_too:
+                for name, hint in _keywords_of(storage.__init__)[0].items():
+                    if _may_be_option(hint):
+                        hints.setdefault(name, hint)
         except Exception as error:
             raise ConfigurationError(f"the options of {storage.__name__} cannot be read: {error}") from error
-        return _Options(storage, {"prefix": str, **hints}, "prefix" in own)
+        return _Options(storage, {"prefix": str, **hints}, "prefix" in hints)
 
     def refuse(self, name: str, otherwise: str = "") -> NoReturn:
         hint = _did_you_mean(name, list(self.types))
@@ -239,13 +246,24 @@ class _Options(NamedTuple):
         raise ConfigurationError(f"{self.cls.__name__} has no option {name!r}{hint} {options}")
 
 
-def _resolve(annotations: dict[str, Any], function: Any) -> dict[str, Any]:
-    """Turn the annotations of the options into types, and only them: others may be known to type checkers alone."""
+def _keywords_of(function: Any) -> tuple[dict[str, Any], bool]:
+    """Return the types of a function's keyword-only parameters, and whether it takes others besides."""
+    parameters = inspect.signature(function).parameters.values()
 
     def carrier() -> None: ...
 
-    carrier.__annotations__ = annotations
-    return typing.get_type_hints(carrier, globalns=function.__globals__)
+    # Only these: other annotations may be known to type checkers alone.
+    carrier.__annotations__ = {item.name: item.annotation for item in parameters if item.kind is item.KEYWORD_ONLY}
+    hints = typing.get_type_hints(carrier, globalns=function.__globals__)
+    return hints, any(item.kind is item.VAR_KEYWORD for item in parameters)
+
+
+def _may_be_option(hint: Any) -> bool:
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in {typing.Union, types.UnionType} else (hint,)
+    return all(
+        (isinstance(kind, type) and kind in {types.NoneType, *_READERS}) or typing.get_origin(kind) is Literal
+        for kind in kinds
+    )
 
 
 def _take_options(url: str, known: _Options) -> tuple[str, dict[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import re
 import time
 from contextlib import asynccontextmanager
@@ -16,7 +15,7 @@ from bot_session.errors import BotSessionError, CodecError, ConfigurationError, 
 from bot_session.leases import LEASE_PREFIX
 from bot_session.redaction import hide_secrets
 from bot_session.storage import Capabilities, Storage
-from bot_session.urls import find_storage, open_storage, storage_schemes
+from bot_session.urls import find_storage, open_storage, options_of, storage_schemes
 from bot_session.wrappers import ObservedStorage, StorageEvent, locate
 
 if TYPE_CHECKING:
@@ -200,7 +199,7 @@ def _options(url: str) -> set[str]:
     scheme = url.partition(":")[0].lower()
     if scheme not in storage_schemes():
         return set()  # `open_storage` says what is wrong
-    return set(inspect.signature(find_storage(scheme).from_url).parameters)
+    return set(options_of(find_storage(scheme)))
 
 
 async def _keys(storage: Storage, prefix: str) -> AsyncIterator[str]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import time
+from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.request import url2pathname
 
-from bot_session.errors import ConfigurationError, InvalidKeyError, SchemaError, StorageError, UnavailableError
+from bot_session.errors import ConfigurationError, StorageError, UnavailableError
+from bot_session.redaction import redact_url
 from bot_session.storage import (
-    ABSENT,
     ANY,
-    PRESENT,
     Capabilities,
     Match,
     Record,
@@ -24,15 +22,17 @@ from bot_session.storage import (
     Version,
     Write,
     WriteResult,
+    holds,
     part_of_batch,
 )
 
 from ._document import require_json
-from ._folder import BrokenFileError, Folder, Trip
+from ._failures import translated
+from ._folder import Folder, Trip
 from ._paths import MAX_KEY_BYTES, lock_of, shard_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from typing import Concatenate, ParamSpec, Self
 
     _P = ParamSpec("_P")
@@ -42,7 +42,6 @@ __all__ = ["FileStorage"]
 _T = TypeVar("_T")
 
 _THREADS: Final = 8
-_WRONG: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
 
 
 class FileStorage(Storage):
@@ -93,17 +92,19 @@ class FileStorage(Storage):
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
-    def from_url(cls, url: str, *, create: bool = True, timeout: float = 10.0, fsync: bool = True) -> Self:
+    def from_url(cls, url: str, **options: Any) -> Self:
         """Make one from ``file:sessions`` (relative) or ``file:///var/lib/bot`` (absolute)."""
         path = url.partition(":")[2]
         if path.startswith("//"):
             host, slash, path = path[2:].partition("/")
             if host:
-                raise ConfigurationError(f"a folder has no host: write file:{host}… or file:///{host}…, not {url!r}")
+                raise ConfigurationError(
+                    f"a folder has no host: write file:folder or file:///folder, not {redact_url(url)}"
+                )
             path = slash + path
         if not path or "?" in path:
-            raise ConfigurationError(f"write file:folder or file:///absolute/folder, not {url!r}")
-        return cls(url2pathname(path), create=create, timeout=timeout, fsync=fsync)
+            raise ConfigurationError(f"write file:folder or file:///absolute/folder, not {redact_url(url)}")
+        return cls(url2pathname(path), **options)
 
     # ------------------------------------------------------------------ the interface
 
@@ -188,7 +189,7 @@ class FileStorage(Storage):
         self, trip: Trip, work: Callable[Concatenate[Trip, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
         def travel() -> _T:
-            with self._translated(trip):
+            with translated(self, trip):
                 if trip.operation != "open":
                     self._folder.require_same_disk()
                 return work(trip, *args, **kwargs)
@@ -253,7 +254,7 @@ class FileStorage(Storage):
     def _attempt(self, trip: Trip, write: Write) -> WriteResult:
         """Do one, and return what is wrong with its file alone: the others are none the worse for it."""
         try:
-            with self._translated(trip):
+            with translated(self, trip):
                 return self._apply(trip, write)
         except UnavailableError:
             raise
@@ -263,7 +264,7 @@ class FileStorage(Storage):
     def _apply(self, trip: Trip, write: Write) -> WriteResult:
         trip.key = write.key
         found = self._folder.find(write.key, overwrite=write.match is ANY)
-        if not _holds(write.match, found.record):
+        if not holds(write.match, found.record):
             actual = None if found.record is None else found.record.version
             return self._conflict(trip.operation, write.key, write.match, actual)
         if write.value is not None:
@@ -297,27 +298,3 @@ class FileStorage(Storage):
                     self._folder.sync(trip)
                     purged += 1
         return purged
-
-    @contextmanager
-    def _translated(self, trip: Trip) -> Iterator[None]:
-        """Raise what the operating system says as errors of ours."""
-        try:
-            yield
-        except BrokenFileError as error:
-            raise SchemaError(str(error), operation=trip.operation, key=trip.key, storage=self) from error.__cause__
-        except OSError as error:
-            where: dict[str, Any] = {"operation": trip.operation, "key": trip.key, "storage": self}
-            reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
-            if error.errno == errno.ENAMETOOLONG:
-                raise InvalidKeyError(f"the key is too long for this disk ({reason})", **where) from error
-            if error.errno in _WRONG or (error.errno == errno.ENOENT and trip.operation == "open"):
-                raise SchemaError(reason, **where) from error
-            raise UnavailableError(reason, **where, outcome_unknown=trip.wrote) from error
-
-
-def _holds(match: Match, record: Record | None) -> bool:
-    if match is ANY:
-        return True
-    if match is ABSENT:
-        return record is None
-    return record is not None and (match is PRESENT or record.version == match)

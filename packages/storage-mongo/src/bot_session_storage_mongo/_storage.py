@@ -87,18 +87,9 @@ class MongoStorage(Storage):
         self._create = create
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        collection: str = "sessions",
-        database: str | None = None,
-        values: Literal["native", "text"] = "native",
-        create: bool = True,
-        timeout: float | None = 5.0,
-    ) -> Self:
+    def from_url(cls, url: str, **options: Any) -> Self:
         """Make one from ``mongodb:`` or ``mongodb+srv:``; the options are the class's, the rest of the URL PyMongo's."""
-        return cls(url, collection=collection, database=database, values=values, create=create, timeout=timeout)
+        return cls(url, **options)
 
     # ------------------------------------------------------------------ one document
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from bot_session.errors import ConfigurationError, ConflictError, InvalidKeyError, SchemaError, ValueTooLargeError
+from bot_session.errors import ConfigurationError, InvalidKeyError, SchemaError, StorageError, ValueTooLargeError
 from bot_session.storage import (
     ABSENT,
     ANY,
@@ -94,33 +94,9 @@ class PostgresStorage(Storage):
         self._sql = Statements(self._table)
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        table: str = "sessions",
-        schema: str | None = None,
-        key_column: str = "key",
-        value_column: str = "value",
-        expires_column: str = "expires_at",
-        create: bool = True,
-        timeout: float = 5.0,
-        pool_size: int = 10,
-        statement_cache: bool | None = None,
-    ) -> Self:
+    def from_url(cls, url: str, **options: Any) -> Self:
         """Make one from ``postgresql://user:password@host:port/database``; asyncpg takes the rest of the query."""
-        return cls(
-            url,
-            table=table,
-            schema=schema,
-            key_column=key_column,
-            value_column=value_column,
-            expires_column=expires_column,
-            create=create,
-            timeout=timeout,
-            pool_size=pool_size,
-            statement_cache=statement_cache,
-        )
+        return cls(url, **options)
 
     # ------------------------------------------------------------------ reading
 
@@ -171,19 +147,13 @@ class PostgresStorage(Storage):
         if self._state != "open":
             await self._ready("write", key)
         self._validate("write", key, value, ttl)
-        result = await self._write("write", Write(key, value, ttl, match))
-        if isinstance(result, ConflictError):
-            raise result
-        return Version(value) if isinstance(result, bool) else result
+        return cast("Version", await self._write("write", Write(key, value, ttl, match)))
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         if self._state != "open":
             await self._ready("delete", key)
         self._validate("delete", key)
-        result = await self._write("delete", Write(key, None, None, match))
-        if isinstance(result, ConflictError):
-            raise result
-        return result is True
+        return cast("bool", await self._write("delete", Write(key, None, None, match)))
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         if self._state != "open":
@@ -227,9 +197,12 @@ class PostgresStorage(Storage):
             total += purged
         return total
 
-    async def _write(self, operation: str, write: Write) -> WriteResult:
+    async def _write(self, operation: str, write: Write) -> Version | bool:
         rows = await self._client.fetch(operation, write.key, *self._sql.writing([write]))
-        return self._result(operation, write, rows[0] if rows else None)
+        result = self._result(operation, write, rows[0] if rows else None)
+        if isinstance(result, StorageError):
+            raise result
+        return result
 
     def _result(self, operation: str, write: Write, row: Any) -> WriteResult:
         """Tell what became of a write from the row that its statement returned for it, None if it returned none."""

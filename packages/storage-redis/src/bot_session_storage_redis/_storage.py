@@ -89,29 +89,15 @@ class RedisStorage(Storage):
             raise ConfigurationError(f"a URL or a client of redis.asyncio is needed, not {type(client).__name__}")
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        timeout: float = 5.0,
-        max_connections: int = 50,
-        sentinel_username: str | None = None,
-        sentinel_password: str | None = None,
-    ) -> Self:
+    def from_url(cls, url: str, **options: Any) -> Self:
         """
         Make one from a URL.
 
         ``redis://``, ``rediss://`` (TLS), ``valkey://``, ``valkeys://``, ``redis+unix:///path``, ``redis+cluster://``,
         ``redis+sentinel://host:26379,host:26379/service/db``, and ``rediss+…`` for TLS with the last two. Options in
-        the query that are not below go to redis-py.
+        the query that are not the class's go to redis-py.
         """
-        return cls(
-            url,
-            timeout=timeout,
-            max_connections=max_connections,
-            sentinel_username=sentinel_username,
-            sentinel_password=sentinel_password,
-        )
+        return cls(url, **options)
 
     async def read(self, key: str) -> Record | None:
         if self._state != "open":

@@ -15,6 +15,8 @@ from ._failures import CommitError, OccupiedError, code
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import aiosqlite
+
 T = TypeVar("T")
 Work: TypeAlias = "Callable[[sqlite3.Cursor, float], T]"
 """Something to do with a cursor at a time, in seconds since 1970."""
@@ -66,6 +68,14 @@ def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
             time.sleep(POLL)
         else:
             return
+
+
+async def on_thread(connection: aiosqlite.Connection, function: Callable[[], T]) -> T:
+    """Run a function on the connection's thread."""
+    # aiosqlite has no public way to run a function on its thread, only single statements: a trip for each, and with
+    # other tasks' statements, or a cancellation, in the middle of a transaction.
+    result: T = await connection._execute(function)  # type: ignore[no-untyped-call]  # noqa: SLF001
+    return result
 
 
 def isolated(connection: sqlite3.Connection, work: Work[T], clock: Callable[[], float]) -> T:

@@ -6,22 +6,24 @@ import asyncio
 import dataclasses
 import os
 import time
+from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import aiosqlite
-from bot_session.errors import ClosedError, ConfigurationError, ConflictError, SchemaError, UnavailableError
+from bot_session.errors import ClosedError, ConfigurationError, SchemaError, StorageError, UnavailableError
+from bot_session.redaction import redact_url
 from bot_session.storage import ABSENT, ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult
 
-from ._connection import MEMORY, POLL, connect, in_transaction, isolated
+from ._connection import MEMORY, POLL, connect, in_transaction, isolated, on_thread
 from ._failures import OccupiedError, mapped
 from ._table import Table
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Self
 
     from ._connection import T, Work
@@ -42,7 +44,7 @@ class SQLiteStorage(Storage):
         table: Name of the table. An existing one is left as it is: grammY's and GramIO's fit.
         key_column: Name of the column for keys; it needs a unique index.
         value_column: Name of the column for documents.
-        expires_column: Name of the column for deadlines, in seconds since 1970; None if there is none.
+        expires_column: Name of the column for deadlines, in seconds since 1970; None (or empty) if there is none.
         create: Whether to create file, table and index if they are missing.
         timeout: Seconds to wait for other writers, or for the calls before this one.
         clock: Returns seconds since 1970; replace it to move time in tests.
@@ -70,7 +72,7 @@ class SQLiteStorage(Storage):
         self._path = "" if isinstance(database, aiosqlite.Connection) else os.fspath(database)
         if self._given is None and (not self._path or "\0" in self._path):
             raise ConfigurationError(f"a database needs a path, or {MEMORY}; not {self._path!r}")
-        self._table = Table(table, key_column, value_column, expires_column)
+        self._table = Table(table, key_column, value_column, expires_column or None)
         self._create = create
         self._timeout = timeout
         self._clock = clock
@@ -79,36 +81,18 @@ class SQLiteStorage(Storage):
         self._restrict(in_memory=self._path == MEMORY)
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        table: str = "sessions",
-        key_column: str = "key",
-        value_column: str = "value",
-        expires_column: str | None = "expires_at",
-        create: bool = True,
-        timeout: float = 5.0,
-    ) -> Self:
+    def from_url(cls, url: str, **options: Any) -> Self:
         """Make one from ``sqlite:bot.db``, ``sqlite:///srv/bot/bot.db`` or ``sqlite::memory:``."""
         parts = urlsplit(url)
         if parts.netloc:
+            path = redact_url(f"{parts.netloc}{parts.path}")
             raise ConfigurationError(
-                f"SQLite has no host: write sqlite:{parts.netloc}{parts.path} for a path from the current folder,"
-                f" or sqlite:///{parts.netloc}{parts.path} for one from the root"
+                f"SQLite has no host: write sqlite:{path} for a path from the current folder,"
+                f" or sqlite:///{path} for one from the root"
             )
         if parts.query or parts.fragment:
             raise ConfigurationError("SQLite takes no more options; write ? and # in a path as %3F and %23")
-        path = parts.path if parts.path == MEMORY else url2pathname(parts.path)
-        return cls(
-            path,
-            table=table,
-            key_column=key_column,
-            value_column=value_column,
-            expires_column=expires_column or None,
-            create=create,
-            timeout=timeout,
-        )
+        return cls(parts.path if parts.path == MEMORY else url2pathname(parts.path), **options)
 
     # ------------------------------------------------------------------ one document
 
@@ -128,19 +112,14 @@ class SQLiteStorage(Storage):
         if self._state != "open":
             await self._ready("write", key)
         self._validate("write", key, value, ttl)
-        result = await self._transact(partial(self._apply, "write", Write(key, value, ttl, match)), "write", key)
-        if isinstance(result, ConflictError):
-            raise result
+        await self._write_one("write", Write(key, value, ttl, match))
         return Version(value)
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         if self._state != "open":
             await self._ready("delete", key)
         self._validate("delete", key)
-        result = await self._transact(partial(self._apply, "delete", Write(key, None, None, match)), "delete", key)
-        if isinstance(result, ConflictError):
-            raise result
-        return result is True
+        return await self._write_one("delete", Write(key, None, None, match)) is True
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         if self._state != "open":
@@ -211,6 +190,12 @@ class SQLiteStorage(Storage):
                 yield after, record
             if len(page) < batch_size:
                 return
+
+    async def _write_one(self, operation: str, write: Write) -> Version | bool:
+        result = await self._transact(partial(self._apply, operation, write), operation, write.key)
+        if isinstance(result, StorageError):
+            raise result
+        return result
 
     def _apply(self, operation: str, write: Write, cursor: sqlite3.Cursor, now: float) -> WriteResult:
         if self._table.apply(cursor, now, write):
@@ -293,7 +278,7 @@ class SQLiteStorage(Storage):
         with mapped(self, operation, key):
             if self._connection is None or self._raw is None:
                 raise ClosedError("the storage was closed meanwhile")
-            return await _on_thread(self._connection, partial(isolated, self._raw, work, self._clock))
+            return await on_thread(self._connection, partial(isolated, self._raw, work, self._clock))
 
     async def _transact(self, work: Work[T], operation: str, key: str | None = None) -> T:
         """Do ``work`` in a transaction of its own, waiting for the end of one that is not ours."""
@@ -313,10 +298,3 @@ class SQLiteStorage(Storage):
 
     def __repr__(self) -> str:
         return f"<SQLiteStorage {self._path or 'of a given connection'!r} table {self._table.name!r}>"
-
-
-async def _on_thread(connection: aiosqlite.Connection, function: Callable[[], T]) -> T:
-    # aiosqlite has no public way to run a function on its thread, only single statements: a trip for each, and with
-    # other tasks' statements, or a cancellation, in the middle of a transaction.
-    result: T = await connection._execute(function)  # type: ignore[no-untyped-call]  # noqa: SLF001
-    return result

@@ -101,19 +101,7 @@ class SupabaseStorage(Storage):
         self._ddl = render(schema, table, key_column, value_column, expires_column)
 
     @classmethod
-    def from_url(
-        cls,
-        url: str,
-        *,
-        key: str | None = None,
-        schema: str = "public",
-        table: str = "sessions",
-        key_column: str = "id",
-        value_column: str = "session",
-        expires_column: str = "expires_at",
-        timeout: float = 10.0,
-        tls: bool = True,
-    ) -> Self:
+    def from_url(cls, url: str, *, key: str | None = None, tls: bool = True, **options: Any) -> Self:
         """
         Make one from ``supabase://<project>.supabase.co?key=…``.
 
@@ -123,16 +111,8 @@ class SupabaseStorage(Storage):
         address = urlsplit(url)
         if not address.hostname or address.query or "@" in address.netloc:
             raise ConfigurationError(f"write supabase://<project>.supabase.co?key=<service key>, not {redact_url(url)}")
-        return cls(
-            f"{'https' if tls else 'http'}://{address.netloc}{address.path}",
-            key=key or os.environ.get("SUPABASE_KEY"),
-            schema=schema,
-            table=table,
-            key_column=key_column,
-            value_column=value_column,
-            expires_column=expires_column,
-            timeout=timeout,
-        )
+        project = f"{'https' if tls else 'http'}://{address.netloc}{address.path}"
+        return cls(project, key=key or os.environ.get("SUPABASE_KEY"), **options)
 
     def ddl(self) -> str:
         return self._ddl
