@@ -7,6 +7,8 @@ import inspect
 import random
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
+import msgspec
+
 from .codec import Codec, type_of
 from .errors import CodecError, ConflictError, DecodeError, EncodeError
 from .merging import merge
@@ -37,7 +39,7 @@ async def back_off(attempt: int) -> None:
     await asyncio.sleep(random.uniform(0, min(0.1, 0.001 * 2**attempt)))  # noqa: S311 - no secret
 
 
-class Loaded(Generic[T]):
+class Loaded(msgspec.Struct, Generic[T]):
     """
     What was read of a session.
 
@@ -51,16 +53,13 @@ class Loaded(Generic[T]):
         found: Whether there is data. Data may be None: a stored ``null``.
     """
 
-    __slots__ = ("canonical", "data", "envelope", "found", "left", "text", "version")
-
-    def __init__(self, record: Record | None = None) -> None:
-        self.found = False
-        self.data: T | None = None
-        self.text: str | None = None
-        self.canonical = True
-        self.version: Version | None = None if record is None else record.version
-        self.left = None if record is None else record.ttl
-        self.envelope: Decimal | None = None
+    data: T | None = None
+    text: str | None = None
+    canonical: bool = True
+    version: Version | None = None
+    left: float | None = None
+    envelope: Decimal | None = None
+    found: bool = False
 
 
 class Documents(Generic[T]):
@@ -116,11 +115,11 @@ class Documents(Generic[T]):
 
     async def unpack(self, key: str, record: Record | None) -> Loaded[T]:
         """Turn what was read into data. Raises as `load` does."""
-        loaded: Loaded[T] = Loaded(record)
         if record is None:
-            return loaded
+            return Loaded()
+        loaded: Loaded[T] = Loaded(version=record.version, left=record.ttl)
         try:
-            document = self._seal.unseal(record.value, self._place(key))
+            document = self._unsealed(key, record.value)
             if self._migrations is None and MARK not in document:
                 loaded.data, loaded.text = self.codec.decode(document), document
                 loaded.found, loaded.canonical = True, False
@@ -227,12 +226,17 @@ class Documents(Generic[T]):
             DecodeError: It cannot be unsealed.
         """
         try:
-            return self._sealed(new, self._seal.unseal(document, self._place(old)))
+            return self._sealed(new, self._unsealed(old, document))
         except DecodeError as error:
             error.key = old
             raise
 
+    def _unsealed(self, key: str, document: str) -> str:
+        return document if self._seal.leaves(document) else self._seal.unseal(document, self._place(key))
+
     def _sealed(self, key: str, document: str) -> str:
+        if self._seal.leaves(document):
+            return document
         try:
             return self._seal.seal(document, self._place(key))
         except EncodeError as error:

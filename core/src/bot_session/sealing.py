@@ -101,6 +101,11 @@ class Seal:
         self._current = next(iter(self._ciphers), "")
         self._compress = compress
         self._accept_plain = accept_plain or not keys
+        self._inert = not keys and not compress
+
+    def leaves(self, document: str) -> bool:
+        """Whether sealing and unsealing both return this document as it is, wherever it is kept."""
+        return self._inert and not document.startswith(_MARK)
 
     def seal(self, document: str, place: str) -> str:
         """

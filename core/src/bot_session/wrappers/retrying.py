@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from bot_session.errors import UnavailableError
 from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult
@@ -14,10 +14,11 @@ from bot_session.storage import ANY, Match, Record, Storage, Version, Write, Wri
 from .base import StorageWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 
 __all__ = ["RetryingStorage"]
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 BUDGET: Final = 2.0
@@ -47,38 +48,41 @@ class RetryingStorage(StorageWrapper):
         super().__init__(inner)
         self._budget = budget
 
-    async def read(self, key: str) -> Record | None:
-        return await self._persist(lambda: self._inner.read(key), safe=True)
+    # Plain functions that return the coroutine of `_persist`: one step less at every operation.
 
-    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
-        return await self._persist(lambda: self._inner.read_many(keys), safe=True)
+    def read(self, key: str) -> Coroutine[Any, Any, Record | None]:
+        return self._persist(True, self._inner.read, key)
 
-    async def has(self, key: str) -> bool:
-        return await self._persist(lambda: self._inner.has(key), safe=True)
+    def read_many(self, keys: Sequence[str]) -> Coroutine[Any, Any, dict[str, Record]]:
+        return self._persist(True, self._inner.read_many, keys)
 
-    async def touch(self, key: str, ttl: float | None) -> bool:
-        return await self._persist(lambda: self._inner.touch(key, ttl), safe=True)
+    def has(self, key: str) -> Coroutine[Any, Any, bool]:
+        return self._persist(True, self._inner.has, key)
 
-    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
-        return await self._persist(lambda: self._inner.write(key, value, ttl=ttl, match=match), safe=False)
+    def touch(self, key: str, ttl: float | None) -> Coroutine[Any, Any, bool]:
+        return self._persist(True, self._inner.touch, key, ttl)
 
-    async def delete(self, key: str, *, match: Match = ANY) -> bool:
-        return await self._persist(lambda: self._inner.delete(key, match=match), safe=False)
+    def write(
+        self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY
+    ) -> Coroutine[Any, Any, Version]:
+        return self._persist(False, self._inner.write, key, value, ttl=ttl, match=match)
 
-    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
-        return await self._persist(lambda: self._inner.write_many(writes), safe=False)
+    def delete(self, key: str, *, match: Match = ANY) -> Coroutine[Any, Any, bool]:
+        return self._persist(False, self._inner.delete, key, match=match)
 
-    async def delete_many(self, keys: Iterable[str]) -> int:
-        keys = list(keys)
-        return await self._persist(lambda: self._inner.delete_many(keys), safe=False)
+    def write_many(self, writes: Sequence[Write]) -> Coroutine[Any, Any, list[WriteResult]]:
+        return self._persist(False, self._inner.write_many, writes)
 
-    async def _persist(self, attempt: Callable[[], Awaitable[T]], *, safe: bool) -> T:
-        """Try until it works, the time is over, or an error comes that forbids it."""
+    def delete_many(self, keys: Iterable[str]) -> Coroutine[Any, Any, int]:
+        return self._persist(False, self._inner.delete_many, list(keys))
+
+    async def _persist(self, safe: bool, attempt: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Try until it works, the time is over, or an error comes that forbids it, if repeating is not ``safe``."""
         started = time.monotonic()
         pause = FIRST_PAUSE
         while True:
             try:
-                return await attempt()
+                return await attempt(*args, **kwargs)
             except UnavailableError as error:
                 late = time.monotonic() - started + pause > self._budget
                 if late or (error.outcome_unknown and not safe):
