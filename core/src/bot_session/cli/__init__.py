@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # Python writes what is left when it ends, and would complain then.
+        # What is left would be written, and fail, once more at exit: Python's own documentation advises this.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
     return status
