@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from bot_session.errors import ConfigurationError, SchemaError, StorageError, UnavailableError, UnsupportedError
+from bot_session.redaction import hide_secrets
 from bot_session.storage import part_of_batch
 from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.collection import Collection
@@ -246,5 +247,6 @@ def _database_of(url: str) -> str:
         try:
             parse_uri(url)
         except (PyMongoError, ValueError) as error:
-            raise ConfigurationError(f"not a URL of MongoDB: {error}") from error
+            # Not its cause: PyMongo may quote a piece of the password.
+            raise ConfigurationError(f"not a URL of MongoDB: {hide_secrets(str(error), url)}") from None
     return unquote(urlsplit(url).path[1:]).partition(".")[0] or "bot_session"

@@ -1,0 +1,56 @@
+"""The packages' READMEs are of one form, and their examples remember: with a real server where one is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+from bot_session.urls import _PACKAGES
+
+ROOT = Path(__file__).parent.parent
+README = {path.parent.name.removeprefix("storage-"): path for path in ROOT.glob("packages/storage-*/README.md")}
+HEADINGS = [
+    "Install",
+    "Example",
+    "Options",
+    "What it creates in your database",
+    "How expired data leaves",
+    "Limits",
+    "grammY and GramIO",
+]
+
+
+@pytest.mark.parametrize("name", README)
+def test_headings_are_the_same_everywhere(name):
+    assert re.findall(r"^## (.*)$", README[name].read_text(), re.MULTILINE) == HEADINGS
+
+
+@pytest.mark.parametrize("name", README)
+async def test_the_example_remembers(name, make_url, open_url):
+    [example] = re.findall(r"^```python\n(.*?)^```$", README[name].read_text(), re.MULTILINE | re.DOTALL)
+    url = make_url(name)
+    storage = await open_url(url)
+    program, replaced = re.subn(r'open_storage\(".*?"\)', lambda _: f"open_storage({url!r})", example)
+
+    assert replaced == 1
+    for count in (1, 2):
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-W", "error", "-c", program], check=True)
+
+        assert (await storage.read("42")).value == f'{{"count":{count}}}'
+
+
+def test_what_to_install_for_a_scheme_is_what_the_packages_declare():
+    projects = [tomllib.loads(path.read_text())["project"] for path in ROOT.glob("*/**/pyproject.toml")]
+    declared = {
+        scheme: project["name"]
+        for project in projects
+        for scheme in project.get("entry-points", {}).get("bot_session.storages", ())
+    }
+
+    assert {"memory", "sqlite"} < declared.keys()
+    assert declared == _PACKAGES
