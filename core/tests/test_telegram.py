@@ -459,6 +459,25 @@ class TestBesideAnUpdate:
         assert "sessions.open(key)" in str(bot.errors[0])
         assert Pizza(10) == await sessions.read("7")
 
+    async def test_nor_while_the_update_is_still_handled(self, bot, storage):
+        seen, done = [], asyncio.Event()
+
+        @lambda callback: bot.on(callback, block=False)
+        async def beside(_, context):
+            try:
+                seen.append(context.session)
+            finally:
+                done.set()
+
+        @lambda callback: bot.on(callback, group=1)
+        async def handler(_, context):
+            await done.wait()
+
+        await bot.application.start()
+        await bot.feed()
+
+        assert [] == seen
+
     async def test_nor_has_a_job_even_if_a_handler_scheduled_it(self, make, sessions):
         bot, done = await make(), asyncio.Event()
         await bot.application.start()

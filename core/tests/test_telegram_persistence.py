@@ -162,6 +162,20 @@ class TestRemembering:
         assert [] == bot.errors
         assert {"7": '{"count":1}', "ptb:user_data:7": '{"count":1}'} == await storage.documents()
 
+    async def test_what_it_cannot_keep_does_not_keep_a_session_from_being_saved(self, run, storage):
+        sessions = Sessions(storage, initial=dict)
+
+        async def both(_, context):
+            context.session.data["count"] = 1
+            context.user_data["count"] = object()
+
+        async with run(make=lambda builder, ours: install(builder.persistence(ours), sessions)) as bot:
+            bot.on(both)
+            await bot.feed()
+
+        assert [EncodeError] == [type(error) for error in bot.errors]
+        assert {"7": '{"count":1}'} == await storage.documents()
+
     async def test_data_may_have_types_of_its_own(self, run):
         @dataclass
         class Profile:

@@ -212,7 +212,7 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
         return (await self._load("callback_data")).get(THE_ONE)
 
     async def get_conversations(self, name: str) -> dict[Any, Any]:
-        found = await self._load("conversation", self.name_of(name, ()).removesuffix("]") + ",")
+        found = await self._load("conversation", self.name_of(name, ()).removesuffix("]"))
         return {tuple(json.loads(key)[1:]): state for key, state in found.items()}
 
     async def refresh_user_data(self, user_id: int, user_data: Any) -> None:
