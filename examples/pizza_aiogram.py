@@ -24,7 +24,6 @@ from aiogram import Bot, Dispatcher, F, Router
 from aiogram.filters import Command, ExceptionTypeFilter
 from aiogram.methods import SendMessage
 from aiogram.types import ErrorEvent, InlineQuery, Message
-
 from bot_session import Session, Sessions, Storage, open_storage
 from bot_session.frameworks.aiogram import SessionMiddleware
 

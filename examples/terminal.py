@@ -41,7 +41,7 @@ class TerminalTransport(BaseSession):
 
     async def stream_content(self, *args: Any, **options: Any) -> AsyncGenerator[bytes, None]:  # noqa: ARG002
         """Have nothing to download."""
-        for chunk in ():
+        for chunk in list[bytes]():
             yield chunk
 
     async def close(self) -> None:
@@ -107,7 +107,7 @@ def message_of(number: int, user: dict[str, Any], text: str) -> dict[str, Any]:
     message: dict[str, Any] = {"message_id": number, "date": int(time.time()), "from": user, "text": text}
     message["chat"] = {"id": user["id"], "type": "private", "first_name": user["first_name"]}
     if text.startswith("/"):
-        message["entities"] = [{"type": "bot_command", "offset": 0, "length": len(text.split()[0])}]
+        message["entities"] = [{"type": "bot_command", "offset": 0, "length": len(text.split(maxsplit=1)[0])}]
     return message
 
 
