@@ -13,7 +13,7 @@ from bot_session import DecodeError, EncodeError
 pytest.importorskip("telegram")
 
 from bot_session.frameworks.telegram.values import PythonCodec
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 codec = PythonCodec()
@@ -23,8 +23,8 @@ scalars = (
     | st.booleans()
     | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text()
-    | st.binary()
+    | st.text(max_size=10)
+    | st.binary(max_size=10)
     | st.datetimes(timezones=st.none() | st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone))
     | st.dates()
     | st.times()
@@ -32,7 +32,11 @@ scalars = (
     | st.decimals(allow_nan=False)
     | st.uuids()
 )
-keys = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3))
+keys = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3).map(tuple) | st.frozensets(inner, max_size=3),
+    max_leaves=4,
+)
 data = st.recursive(
     scalars,
     lambda inner: (
@@ -42,7 +46,7 @@ data = st.recursive(
         | st.dictionaries(keys, inner, max_size=4)
         | st.sets(keys, max_size=3)
     ),
-    max_leaves=12,
+    max_leaves=8,
 )
 
 
@@ -57,6 +61,7 @@ def exactly(value):
     return type(value), repr(value)
 
 
+@settings(deadline=None)  # the first example pays for what is imported
 @given(data)
 def test_everything_comes_back_as_it_was(value):
     back = codec.decode(codec.encode(value))
