@@ -33,6 +33,9 @@ T = TypeVar("T")
 ATTEMPTS = 50
 """How often a race that was lost is run again before it is an error."""
 
+OWN = 16_384
+"""Of how many texts it is remembered that the codec wrote them, which spares comparing them as data."""
+
 
 async def back_off(attempt: int) -> None:
     """Wait a little, and a random time, so that those who raced do not meet again: at most a tenth of a second."""
@@ -100,6 +103,7 @@ class Documents(Generic[T]):
         self._migrations = None if migrations is None else Migrations(migrations)
         self._on_conflict = on_conflict
         self._seal = seal or Seal()
+        self._own: set[int] = set()  # Hashes; one that meets another's costs a write that was not needed, no more.
 
     # ------------------------------------------------------------------ reading
 
@@ -122,7 +126,7 @@ class Documents(Generic[T]):
             document = self._unsealed(key, record.value)
             if self._migrations is None and MARK not in document:
                 loaded.data, loaded.text = self.codec.decode(document), document
-                loaded.found, loaded.canonical = True, False
+                loaded.found, loaded.canonical = True, hash(document) in self._own
             else:
                 await self._unpack_envelope(document, loaded)
         except CodecError as error:
@@ -185,6 +189,9 @@ class Documents(Generic[T]):
         except CodecError as error:
             error.key = key
             raise
+        if len(self._own) >= OWN:
+            self._own.clear()
+        self._own.add(hash(text))
 
     async def put(
         self, key: str, text: str | None, match: Match, envelope: Decimal | None, lease: Lease | None = None

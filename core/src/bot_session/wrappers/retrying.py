@@ -6,7 +6,7 @@ import asyncio
 import logging
 import random
 import time
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from bot_session.errors import UnavailableError
 from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult
@@ -14,7 +14,7 @@ from bot_session.storage import ANY, Match, Record, Storage, Version, Write, Wri
 from .base import StorageWrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 __all__ = ["RetryingStorage"]
 
@@ -48,33 +48,29 @@ class RetryingStorage(StorageWrapper):
         super().__init__(inner)
         self._budget = budget
 
-    # Plain functions that return the coroutine of `_persist`: one step less at every operation.
+    async def read(self, key: str) -> Record | None:
+        return await self._persist(True, self._inner.read, key)
 
-    def read(self, key: str) -> Coroutine[Any, Any, Record | None]:
-        return self._persist(True, self._inner.read, key)
+    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
+        return await self._persist(True, self._inner.read_many, keys)
 
-    def read_many(self, keys: Sequence[str]) -> Coroutine[Any, Any, dict[str, Record]]:
-        return self._persist(True, self._inner.read_many, keys)
+    async def has(self, key: str) -> bool:
+        return await self._persist(True, self._inner.has, key)
 
-    def has(self, key: str) -> Coroutine[Any, Any, bool]:
-        return self._persist(True, self._inner.has, key)
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        return await self._persist(True, self._inner.touch, key, ttl)
 
-    def touch(self, key: str, ttl: float | None) -> Coroutine[Any, Any, bool]:
-        return self._persist(True, self._inner.touch, key, ttl)
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await self._persist(False, self._inner.write, key, value, ttl=ttl, match=match)
 
-    def write(
-        self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY
-    ) -> Coroutine[Any, Any, Version]:
-        return self._persist(False, self._inner.write, key, value, ttl=ttl, match=match)
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        return await self._persist(False, self._inner.delete, key, match=match)
 
-    def delete(self, key: str, *, match: Match = ANY) -> Coroutine[Any, Any, bool]:
-        return self._persist(False, self._inner.delete, key, match=match)
+    async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
+        return await self._persist(False, self._inner.write_many, writes)
 
-    def write_many(self, writes: Sequence[Write]) -> Coroutine[Any, Any, list[WriteResult]]:
-        return self._persist(False, self._inner.write_many, writes)
-
-    def delete_many(self, keys: Iterable[str]) -> Coroutine[Any, Any, int]:
-        return self._persist(False, self._inner.delete_many, list(keys))
+    async def delete_many(self, keys: Iterable[str]) -> int:
+        return await self._persist(False, self._inner.delete_many, list(keys))
 
     async def _persist(self, safe: bool, attempt: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Try until it works, the time is over, or an error comes that forbids it, if repeating is not ``safe``."""
