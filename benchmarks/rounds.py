@@ -63,14 +63,15 @@ def url_for(storage: str, where: str) -> str:
 
 @contextlib.asynccontextmanager
 async def _contenders(storage: str, where: str) -> AsyncIterator[list[Contender]]:
-    stack = contextlib.AsyncExitStack()
-    async with stack:
+    async with contextlib.AsyncExitStack() as stack:
         node = grammy.contender(storage, f"{where}-grammy" if storage == "file" else where)
         peers = [peer(where) for peer in PEERS.get(storage, [])]
         makers: list[AbstractAsyncContextManager[Contender | None]]
         makers = [ours.contender(url_for(storage, where)), CONTENDERS[storage](where), *peers, node]
-        entered = [await stack.enter_async_context(maker) for maker in makers]
-        found = [contender for contender in entered if contender is not None]
+        found = []
+        for maker in makers:
+            if (contender := await stack.enter_async_context(maker)) is not None:
+                found.append(contender)
         for contender in found:
             await contender.fill()
         yield found
