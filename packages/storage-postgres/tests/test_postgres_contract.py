@@ -105,8 +105,8 @@ class TestPostgresContract(StorageContract):
             yield lambda: PostgresStorage(pool, schema=self.schema), still_works
 
     def versions(self) -> dict[str, str]:
-        name = "bot-session-storage-postgres"
-        return {"distribution": f"{name} {version(name)}", "driver": version("asyncpg"), "server": self.server}
+        names = ("bot-session-storage-postgres", "asyncpg")
+        return {**{name: version(name) for name in names}, "server": self.server}
 
 
 class TestPostgresContractOnAnInjectedConnection(TestPostgresContract):
