@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 __all__ = ["SessionApplication", "SessionContext", "install", "origin_of"]
 
 S = TypeVar("S")
-B = TypeVar("B", bound="ApplicationBuilder[Any, Any, Any, Any, Any, Any]")
 
 logger = logging.getLogger("bot_session.telegram")
 
@@ -171,14 +170,14 @@ class SessionApplication(PersistentApplication):
 
 
 def install(
-    builder: B,
+    builder: ApplicationBuilder[Any, Any, Any, Any, Any, Any],
     sessions: Sessions[Any] | MultiSessions,
     *,
     key: KeyFunction | None = None,
     lazy: bool = False,
     context_types: ContextTypes[Any, Any, Any, Any] | None = None,
     close_storage: bool = True,
-) -> B:
+) -> ApplicationBuilder[Any, Any, Any, Any, Any, Any]:
     """
     Give the application that a builder makes its sessions: ``install(Application.builder().token(…), sessions)``.
 
@@ -204,7 +203,7 @@ def install(
         "lazy": lazy,
         "close_storage": close_storage,
     }
-    return builder.application_class(SessionApplication, options).context_types(context_types)  # type: ignore[return-value]
+    return builder.application_class(SessionApplication, options).context_types(context_types)
 
 
 def origin_of(update: object, bot: Any) -> Origin:
