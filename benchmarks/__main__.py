@@ -21,12 +21,13 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a first look: fewer, shorter rounds, fewer sessions")
     parser.add_argument("--only", action="append", choices=STORAGES, help="this storage; may be given several times")
     parser.add_argument("--skip", choices=("rates", "sizes"), help="leave out one of the two parts")
+    parser.add_argument("--rounds", type=int, help="how often everybody has a turn; default: 3 if quick, else 7")
     parser.add_argument("--name", default=None, help="of the files in results/; default: quick or latest")
     options = parser.parse_args()
     name, folder = options.name or ("quick" if options.quick else "latest"), Path(__file__).parent / "results"
     storages = options.only or STORAGES
-    rounds, seconds = (3, 0.1) if options.quick else (7, 0.2)
-    results = report.Results(report.machine(), {}, [], [])
+    rounds, seconds = options.rounds or (3 if options.quick else 7), 0.1 if options.quick else 0.2
+    results = report.Results(report.machine() | {"rounds": str(rounds)}, {}, [], [])
     console = Console()
     for storage in storages:
         with console.status(f"{storage}: everybody in turn"), place(storage) as (where, version):

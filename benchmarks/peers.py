@@ -10,6 +10,7 @@ from .workload import KEYS, InProcess, Profile
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
 
 __all__ = ["PEERS"]
 
@@ -103,7 +104,7 @@ async def ptb_file(folder: str) -> AsyncIterator[Any]:
     yield Filled("PTB PicklePersistence", {"change": change}, most_in_flight=1)
 
 
-PEERS = {
+PEERS: dict[str, list[Callable[[str], AbstractAsyncContextManager[InProcess]]]] = {
     "memory": [aiogram_memory],
     "redis": [aiogram_redis, key_value_redis, cashews_redis],
     "file": [ptb_file],

@@ -22,11 +22,16 @@ if TYPE_CHECKING:
 
     from .workload import Cost, Work
 
-__all__ = ["IN_FLIGHT", "STORAGES", "WORKS", "Series", "compare", "place", "url_for"]
+__all__ = ["STORAGES", "Series", "compare", "place", "url_for"]
 
 STORAGES = tuple(CONTENDERS)
-WORKS: tuple[Work, ...] = ("change", "look", "new", "lazy")
-IN_FLIGHT = (1, 100, 1_000)
+IN_FLIGHT: dict[Work, tuple[int, ...]] = {
+    "change": (1, 100, 1_000),
+    "look": (1, 100, 1_000),
+    "new": (100,),
+    "lazy": (100,),
+}
+"""The kinds of work, each with the numbers of updates in flight."""
 _FEWEST = 3
 
 
@@ -68,10 +73,8 @@ async def _contenders(storage: str, where: str) -> AsyncIterator[list[Contender]
         peers = [peer(where) for peer in PEERS.get(storage, [])]
         makers: list[AbstractAsyncContextManager[Contender | None]]
         makers = [ours.contender(url_for(storage, where)), CONTENDERS[storage](where), *peers, node]
-        found = []
-        for maker in makers:
-            if (contender := await stack.enter_async_context(maker)) is not None:
-                found.append(contender)
+        entered: list[Contender | None] = [await stack.enter_async_context(maker) for maker in makers]
+        found = [contender for contender in entered if contender is not None]
         for contender in found:
             await contender.fill()
         yield found
@@ -90,8 +93,8 @@ async def compare(storage: str, where: str, *, rounds: int, seconds: float) -> l
     async with _contenders(storage, where) as contenders:
         tasks = [
             (contender, Series(storage, contender.name, work, in_flight))
-            for work in WORKS
-            for in_flight in IN_FLIGHT
+            for work, levels in IN_FLIGHT.items()
+            for in_flight in levels
             for contender in contenders
             if work in contender.works and in_flight <= contender.most_in_flight
         ]
