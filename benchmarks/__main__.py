@@ -37,13 +37,17 @@ def main() -> None:
         if options.skip != "sizes":
             with console.status(f"{storage}: more and more sessions"):
                 results.sizes += grow(storage, [size for size in _SIZES if size <= _most(storage, options.quick)])
+        _keep(results, folder, name)  # after each storage: who interrupts a long run has what there is
     report.show(results)
+    console.print(f"written: {folder.name}/{name}.*")
+
+
+def _keep(results: report.Results, folder: Path, name: str) -> None:
     report.write(results, folder, name)
     if results.series:
         plot.draw_rates(results.series, folder / f"{name}-rates.svg")
     if results.sizes:
         plot.draw_sizes(results.sizes, folder / f"{name}-sizes.svg")
-    console.print(f"written: {folder.name}/{name}.*")
 
 
 def _most(storage: str, quick: bool) -> int:
