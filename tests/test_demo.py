@@ -75,6 +75,7 @@ class TestPlaying:
         assert 2 == len(in_group)
 
 
+@pytest.mark.timeout(400)
 class TestBeingKilled:
     def test_no_answered_update_is_lost(self, tmp_path, environment):
         """Kill the bot as soon as an answer is seen, again and again: what it said is what it knows."""
@@ -116,6 +117,7 @@ class TestBeingKilled:
             return json.loads((await storage.read("1")).value)["pizzas"]
 
 
+@pytest.mark.timeout(400)
 class TestChatting:
     def test_a_person_types_and_it_answers(self, tmp_path, environment):
         assert "That makes 2 🍕" in self._chat(tmp_path, environment, "🍕🍕", "/hunger")
@@ -124,18 +126,24 @@ class TestChatting:
         assert "So far: 0 🍕" in self._chat(tmp_path, environment, "/hunger")
 
     def _chat(self, tmp_path, environment, *lines):
-        """Type lines into a terminal, then Ctrl-D."""
+        """Type a line at every prompt, and Ctrl-D at the last one."""
         ours, theirs = pty.openpty()
         bot = subprocess.Popen(BOT, cwd=tmp_path, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
         os.close(theirs)
-        os.write(ours, "".join(f"{line}\n" for line in lines).encode() + b"\x04")
+        typing = [f"{line}\n".encode() for line in lines] + [b"\x04"]
         screen = b""
-        while select.select([ours], [], [], 60)[0]:
-            try:
-                screen += os.read(ours, 65_536)
-            except OSError:  # Linux says so when the other side is gone.
-                break
-        os.close(ours)
+        try:
+            while select.select([ours], [], [], 90)[0]:
+                try:
+                    screen += os.read(ours, 65_536)
+                except OSError:  # Linux says so when the other side is gone.
+                    break
+                if typing and screen.count(b"you  ") > len(lines) + 1 - len(typing):
+                    os.write(ours, typing.pop(0))
 
-        assert 0 == bot.wait(10)
+            assert 0 == bot.wait(30)
+        finally:
+            bot.kill()
+            bot.wait()
+            os.close(ours)
         return screen.decode(errors="replace")
