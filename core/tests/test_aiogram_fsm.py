@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from bot_session import (
     ConfigurationError,
+    DecodeError,
     EncodeError,
     LockTimeoutError,
     MemoryStorage,
@@ -128,7 +129,23 @@ class TestData:
             with pytest.raises(DataNotDictLikeError):
                 await keep(KEY, data)
 
-    @pytest.mark.parametrize("value", [datetime(2024, 1, 1, tzinfo=UTC), (1, 2), {1: "a"}, float("nan"), object()])
+    @pytest.mark.parametrize("value", [datetime(2024, 1, 1, tzinfo=UTC), (1, 2), {1: "a"}, {"$set": b"x"}, {1, 2}])
+    async def test_data_comes_back_as_it_was_as_from_aiograms_memory(self, fsm, value):
+        await fsm.set_data(KEY, {"value": value})
+        assert {"value": value} == await fsm.get_data(KEY)
+
+        await fsm.update_data(KEY, {"size": 30})
+        assert {"value": value, "size": 30} == await fsm.get_data(KEY)
+
+    async def test_a_document_that_is_no_dict_is_an_error_and_stays(self, fsm, storage):
+        await storage.store(DATA, "[1]")
+        for operation in (fsm.get_data(KEY), fsm.update_data(KEY, {"size": 30})):
+            with pytest.raises(DecodeError, match=DATA):
+                await operation
+
+        assert "[1]" == await storage.stored(DATA)
+
+    @pytest.mark.parametrize("value", [float("nan"), object(), Order.size])
     async def test_data_that_would_not_come_back_as_it_is_is_refused(self, fsm, storage, value):
         await fsm.set_data(KEY, {"size": 30})
         for keep in (fsm.set_data, fsm.update_data):
@@ -295,6 +312,7 @@ class TestImport:
     @pytest.mark.parametrize("client", ["pymongo", "motor"])
     async def test_from_aiograms_mongo_storages(self, mongo_server, storage, client):
         name, module = ("PyMongoStorage", "pymongo") if client == "pymongo" else ("MongoStorage", "mongo")
+        bson = pytest.importorskip("bson")
         mongo_storage = getattr(pytest.importorskip(f"aiogram.fsm.storage.{module}"), name)
         old = mongo_storage.from_url(mongo_server.url, collection_name=uuid.uuid4().hex)
         keys = [StorageKey(42, chat, 7) for chat in range(1, 4)]
@@ -308,8 +326,13 @@ class TestImport:
         assert ["Order:size", None, None] == [await target.get_state(key) for key in keys]
         assert [await old.get_data(key) for key in keys] == [await target.get_data(key) for key in keys]
         assert '{"chat":1,"big":1099511627776,"list":[{"a":1.5,"yes":true}]}' == await storage.stored("fsm:1:7:data")
-        await old.set_data(keys[0], {"when": datetime(2024, 1, 1)})  # noqa: DTZ001 - as BSON has it
         await target.set_data(keys[0], {})
+        await old.set_data(keys[0], {"when": datetime(2024, 1, 1)})  # noqa: DTZ001 - as BSON has it
+        assert 1 == await import_mongo_fsm(old._collection, target)
+        assert await old.get_data(keys[0]) == await target.get_data(keys[0])
+
+        await target.set_data(keys[0], {})
+        await old.set_data(keys[0], {"id": bson.ObjectId()})
         with pytest.raises(EncodeError, match="fsm:1:7:data"):
             await import_mongo_fsm(old._collection, target)
         closing = old.close()

@@ -10,6 +10,7 @@ from aiogram import exceptions
 from aiogram.fsm.state import State
 from aiogram.fsm.storage.base import BaseEventIsolation, BaseStorage, DefaultKeyBuilder
 
+from bot_session.frameworks.values import PythonCodec
 from bot_session.locks import KeyLocks
 from bot_session.sessions import Sessions
 
@@ -32,8 +33,9 @@ class SessionFSMStorage(BaseStorage):
     Keeps states and data of aiogram's FSM in a storage: ``Dispatcher(storage=SessionFSMStorage(open_storage(url)))``.
 
     State and data are two documents, under the keys that aiogram's own `RedisStorage` uses: each is replaced by one
-    write, and setting one never disturbs the other. `update_data` is atomic, between processes too. What data is
-    written equals what is read back, or `EncodeError` is raised: a `datetime` does not become a string.
+    write, and setting one never disturbs the other. `update_data` is atomic, between processes too. Data comes back as
+    it was, as from aiogram's `MemoryStorage`: what is in it may be all that `bot_session.frameworks.values` lists, dates
+    and dicts with integer keys among it. Anything else is an `EncodeError`.
 
     Args:
         storage: Where to keep them; sessions may be in it, too.
@@ -58,7 +60,9 @@ class SessionFSMStorage(BaseStorage):
         self.storage = storage
         self.key_builder = key_builder or DefaultKeyBuilder()
         self.states = Sessions(storage, type=str, prefix=prefix, ttl=state_ttl)
-        self.data = Sessions(storage, initial=dict, type=dict[str, Any], prefix=prefix, ttl=data_ttl)
+        self.data = Sessions[dict[str, Any]](
+            storage, initial=dict, codec=PythonCodec(dict), prefix=prefix, ttl=data_ttl
+        )
         self._close_storage = close_storage
 
     async def set_state(self, key: StorageKey, state: StateType = None) -> None:

@@ -46,7 +46,8 @@ async def import_redis_fsm(
 
     Raises:
         ConfigurationError: The key builder is not aiogram's own.
-        EncodeError: There is data that JSON cannot hold. What came before it was copied.
+        EncodeError: ``json_loads`` made data that is not listed in `bot_session.frameworks.values`. What came before it
+            was copied.
         StorageError: The target could not be written.
     """
     start, separator = _shape(target)
@@ -77,7 +78,8 @@ async def import_mongo_fsm(collection: Any, target: SessionFSMStorage) -> int:
 
     Raises:
         ConfigurationError: As for `import_redis_fsm`.
-        EncodeError: There is data that JSON cannot hold, a date for instance. What came before it was copied.
+        EncodeError: There is data that is not listed in `bot_session.frameworks.values`: an ``ObjectId``. What came
+            before it was copied.
         StorageError: The target could not be written.
     """
     start, separator = _shape(target)
@@ -127,7 +129,7 @@ def _text(value: str | bytes) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Turn BSON's own integers into Python's; whatever else JSON does not know is refused when it is encoded."""
+    """Turn BSON's own integers into Python's; whatever else is no plain Python data is refused when it is encoded."""
     if isinstance(value, dict):
         return {name: _plain(part) for name, part in value.items()}
     if isinstance(value, list):

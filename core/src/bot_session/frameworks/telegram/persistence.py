@@ -15,9 +15,8 @@ from telegram.ext import BasePersistence, ContextTypes, PersistenceInput
 
 from bot_session.codec import Codec
 from bot_session.errors import CodecError, ConflictError, StorageError, UnavailableError
+from bot_session.frameworks.values import PythonCodec
 from bot_session.storage import ABSENT, Write
-
-from .values import PythonCodec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -46,7 +45,7 @@ class BotSessionPersistence(BasePersistence[Any, Any, Any]):
         storage: Where.
         prefix: What keys begin with: ``ptb:user_data:42``.
         context_types: Those of the application, if its data are not dicts: dataclasses, for instance, come back typed.
-            Dicts may hold whatever `bot_session.frameworks.telegram.values` lists.
+            Dicts may hold whatever `bot_session.frameworks.values` lists.
         store_data: What to keep: see `telegram.ext.PersistenceInput`.
         update_interval: Seconds between saves of what changed outside of updates: in jobs, for instance.
         close_storage: Close the storage when the application shuts down.

@@ -1,5 +1,5 @@
 """
-JSON for the plain Python data that python-telegram-bot's bots keep: dicts with any keys, tuples, sets, dates.
+JSON for the plain Python data that bots keep with their framework: dicts with any keys, tuples, sets, dates.
 
 What JSON has by itself stands as it is. The rest becomes an object of one field whose name begins with ``$``:
 ``{1: "a"}`` is ``{"$dict":[[1,"a"]]}``, as is a dict with such a name among its keys, so that everything comes back as
@@ -27,7 +27,7 @@ _SCALARS: Final = frozenset({str, int, bool, type(None)})
 
 
 class PythonCodec(Codec[Any]):
-    """Encodes and decodes plain Python data, untyped."""
+    """Encodes and decodes plain Python data, untyped; ``PythonCodec(dict)`` refuses documents that are no object."""
 
     def encode(self, data: Any) -> str:
         """

@@ -1,4 +1,4 @@
-"""Plain Python data as JSON, for python-telegram-bot's persistence."""
+"""Plain Python data as JSON, for what frameworks keep: python-telegram-bot's persistence, aiogram's FSM."""
 
 from collections import defaultdict
 from datetime import UTC, date, datetime, time, timedelta, timezone
@@ -9,10 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 from bot_session import DecodeError, EncodeError
-
-pytest.importorskip("telegram")
-
-from bot_session.frameworks.telegram.values import PythonCodec
+from bot_session.frameworks.values import PythonCodec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
