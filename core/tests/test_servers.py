@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -101,6 +102,22 @@ def test_in_ci_it_fails(monkeypatch):
     monkeypatch.setenv("CI", "true")
     with pytest.raises(pytest.fail.Exception, match="CI is set"), missing():
         pytest.fail("there is no server")
+
+
+def test_where_containers_are_asked_for_a_stand_in_does_only_for_an_image_that_nobody_has(monkeypatch, listening):
+    def container(image):
+        raise LookupError(image)
+
+    port, make = listening
+    monkeypatch.setenv("BOT_SESSION_TEST_CONTAINERS", "1")
+    find = partial(base.find_server, "thing", url=f"127.0.0.1:{port}", ready=connects, container=container, wheel=make)
+    with find(stand_in=True) as server:
+        assert server.source == "wheel"
+    with pytest.raises(pytest.skip.Exception, match="no image for thing"), find():
+        pytest.fail("a container was asked for")
+    monkeypatch.setenv("BOT_SESSION_TEST_THING_IMAGE", "local/thing:1")
+    with pytest.raises(LookupError, match="local/thing:1"), find(stand_in=True):
+        pytest.fail("a container of this image was asked for")
 
 
 def missing():

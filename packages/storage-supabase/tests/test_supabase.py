@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import asyncpg
 import httpx
 import pytest
-from bot_session import open_storage
+from bot_session import RetryingStorage, open_storage
 from bot_session.errors import (
     ConfigurationError,
     ConflictError,
@@ -24,12 +24,14 @@ from bot_session.errors import (
     ValueTooLargeError,
 )
 from bot_session.storage import ABSENT, PRESENT, Write
+from bot_session.testing.servers.postgrest import DATABASE, LOGIN
 from bot_session_storage_supabase import SupabaseStorage
 from supabase import AsyncClient, AsyncClientOptions
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from bot_session.testing.servers import Server
     from bot_session.testing.servers.postgrest import Supabase
 
 KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2VjcmV0"
@@ -39,8 +41,8 @@ KEY = "eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoic2VydmljZV9yb2xlIn0.c2VjcmV0"
 async def admin(postgrest_server: Supabase) -> AsyncIterator[asyncpg.Connection]:
     connection = await asyncpg.connect(postgrest_server.database)
     yield connection
-    await connection.execute('DROP TABLE IF EXISTS sessions, "Grammy-Sessions"')
     await connection.close()
+    await postgrest_server.execute('DROP TABLE IF EXISTS sessions, "Grammy-Sessions"')
 
 
 def storage_of(supabase: Supabase, role: str = "service_role", **options: Any) -> SupabaseStorage:
@@ -104,7 +106,7 @@ async def test_iteration_finds_every_key_once_whatever_the_order_of_the_existing
 ) -> None:
     try:
         await admin.execute(f"CREATE TABLE sessions (id {column} PRIMARY KEY, session varchar)")
-    except asyncpg.FeatureNotSupportedError as error:
+    except (asyncpg.FeatureNotSupportedError, asyncpg.UndefinedObjectError) as error:  # PostgreSQL before 16
         pytest.skip(str(error))
     storage = storage_of(postgrest_server)
     await postgrest_server.install(storage)
@@ -392,6 +394,80 @@ async def test_a_hundred_thousand_others_do_not_slow_it_down(
     assert last == ["zzz"]
     assert time.monotonic() - started < 2.0
     assert await storage.purge() == 100_000
+
+
+# ---------------------------------------------------------------------- servers that stop, a database that refuses
+
+
+async def test_while_the_server_is_away_nothing_reads_as_missing_and_afterwards_all_is_there(
+    storage: SupabaseStorage, postgrest_server: Supabase
+) -> None:
+    await storage.write("k", "1")
+    postgrest_server.server.kill()
+    try:
+        await expect_an_outage(storage)
+    finally:
+        postgrest_server.server.start()
+
+    assert (await storage.read_many(["k", "l"])).keys() == {"k"}
+    # It learns of what is new although it may not listen yet.
+    other = storage_of(postgrest_server, table="Grammy-Sessions")
+    await postgrest_server.install(other)
+    await other.close()
+
+
+async def test_while_its_database_is_away_nothing_reads_as_missing_and_afterwards_all_is_there(
+    storage: SupabaseStorage, postgres_server: Server, admin: asyncpg.Connection
+) -> None:
+    await storage.write("k", "1")
+    elsewhere = await asyncpg.connect(postgres_server.url)
+    try:
+        await elsewhere.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS false")
+        await admin.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{LOGIN}'")
+        await expect_an_outage(storage)
+    finally:
+        await elsewhere.execute(f"ALTER DATABASE {DATABASE} ALLOW_CONNECTIONS true")
+        await elsewhere.close()
+
+    # It may take the server a moment to find its way back.
+    assert (await RetryingStorage(storage, budget=30.0).read_many(["k", "l"])).keys() == {"k"}
+
+
+async def expect_an_outage(storage: SupabaseStorage) -> None:
+    calls = [storage.read("k"), storage.write("k", "2"), storage.read_many(["k", "l"]), storage.delete("k")]
+    answers = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {UnavailableError} == {type(answer) for answer in answers}, answers
+
+
+@pytest.mark.parametrize(("code", "kind"), [
+    ("25006", UnavailableError),  # read-only
+    ("40001", UnavailableError),  # could not be serialised
+    ("53100", UnavailableError),  # the disk is full
+    ("55P03", UnavailableError),  # a lock was not to be had in time
+    ("57014", UnavailableError),  # the statement timeout
+    ("23514", SchemaError),  # a constraint
+    ("42501", SchemaError),  # rights
+    ("22P05", UnsupportedError),  # a character that the database's encoding has not
+    ("54000", ValueTooLargeError),
+    ("P0001", StorageError),
+])  # fmt: skip
+async def test_what_the_database_refuses_has_the_right_class_and_did_not_happen(
+    storage: SupabaseStorage, admin: asyncpg.Connection, code: str, kind: type[StorageError]
+) -> None:
+    await admin.execute(f"""
+        CREATE OR REPLACE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE SQLSTATE '{code}' USING MESSAGE = 'refused', DETAIL = NEW.session; END $$;
+        CREATE TRIGGER refuse BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION refuse();
+    """)
+    with pytest.raises(StorageError) as caught:
+        await storage.write("k", '"a secret"')
+
+    assert kind is type(caught.value)
+    assert "refused" in str(caught.value)
+    assert "a secret" not in str(caught.value)
+    assert not getattr(caught.value, "outcome_unknown", False)
+    assert not await storage.has("k")
 
 
 # ---------------------------------------------------------------------- who else may answer

@@ -26,6 +26,7 @@ _UNAVAILABLE: Final = (
     "57",
     "58",
     "PGRST0",
+    "PGRST5",  # of servers that speak PostgREST's protocol
     "HTTP2",
     "HTTP408",
     "HTTP425",
@@ -36,7 +37,8 @@ _UNSUPPORTED: Final = ("22",)
 _TOO_LARGE: Final = ("54", "HTTP413")
 
 _RUN_DDL: Final = "run what ddl() returns in Supabase's SQL editor (bot-session ddl URL prints it)"
-_MISSING: Final = ("PGRST202", "PGRST205", "3F", "42P01", "42P10", "42703", "42883", "HTTP404")
+# 42601: PostgreSQL before 16 calls the type of a column that is not there a syntax error.
+_MISSING: Final = ("PGRST202", "PGRST205", "3F", "42P01", "42P10", "42601", "42703", "42883", "HTTP404")
 
 # PostgREST could not reach the database, had no schema yet, or no connection free: it did not get to the write.
 _NOT_REACHED: Final = ("PGRST000", "PGRST002", "PGRST003", "HTTP425", "HTTP429")

@@ -8,6 +8,9 @@ Where the servers of the tests come from, in this order.
 4. A container whose image Docker still has to fetch.
 5. None: the test is skipped with the reason, but where ``CI`` is set it fails, since nobody reads the skips there.
 
+When asked for, containers are all there is, with one exception: a service with a stand-in takes that if its image is
+neither named in the environment nor to be had.
+
 Every pytest-xdist worker starts servers of its own. They listen on free ports and keep their data in the worker's
 temporary directory.
 """
@@ -292,6 +295,7 @@ def find_server(
     container: Callable[[str], Owned] | None = None,
     wheel: Callable[[], Owned] | None = None,
     image_of: str | None = None,
+    stand_in: bool = False,
 ) -> Iterator[Server]:
     """
     Give a server of ``service`` for the length of the block; skip or fail if there is none.
@@ -303,11 +307,12 @@ def find_server(
         container: Makes, without starting it, the container that runs an image.
         wheel: Makes, without starting it, the server from a wheel; raises `ImportError` if that is not installed.
         image_of: The service whose image it runs, if that is another one.
+        stand_in: Whether ``wheel`` will do where a container is asked for and nobody has its image.
     """
     if given := os.environ.get(_variable(service, "URL")):
         yield Server(given, "environment", ready)
         return
-    source, owned = _choose(image_of or service, container, wheel)
+    source, owned = _choose(image_of or service, container, wheel, stand_in=stand_in)
     try:
         owned.start()
         yield Server(url, source, ready, owned)
@@ -365,11 +370,11 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def _choose(
-    service: str, container: Callable[[str], Owned] | None, wheel: Callable[[], Owned] | None
+    service: str, container: Callable[[str], Owned] | None, wheel: Callable[[], Owned] | None, *, stand_in: bool
 ) -> tuple[Source, Owned]:
     name = image(service) if container is not None else None
-    asked = os.environ.get("BOT_SESSION_TEST_CONTAINERS") == "1"
-    if container is not None and name is not None and (asked or _docker_has(name)):
+    asked = os.environ.get("BOT_SESSION_TEST_CONTAINERS") == "1" and not (stand_in and _is_nowhere(service, name))
+    if container is not None and name is not None and (asked or _docker("image", "inspect", name)):
         return "container", container(name)
     if asked and container is not None:
         unavailable(f"no image for {service}: set {_variable(service, 'IMAGE')}")
@@ -379,18 +384,24 @@ def _choose(
             return "wheel", wheel()
         except ImportError as error:
             reason = str(error)
-    if container is not None and name is not None and _docker_has(None):
+    if container is not None and name is not None and _docker("info"):
         return "container", container(name)
     unavailable(f"no {service} server: set {_variable(service, 'URL')}, or start Docker ({reason})")
 
 
-def _docker_has(name: str | None) -> bool:
-    """Return whether Docker answers, can be driven from here, and, if a name is given, has that image."""
+def _is_nowhere(service: str, name: str | None) -> bool:
+    """Return whether an image is neither here nor in its registry. One that the environment names has to be."""
+    if os.environ.get(_variable(service, "IMAGE")):
+        return False
+    return name is None or not (_docker("image", "inspect", name) or _docker("pull", name, timeout=600))
+
+
+def _docker(*command: str, timeout: float = 20) -> bool:
+    """Return whether Docker can be driven from here, and can do this."""
     program = shutil.which("docker")
     if program is None or importlib.util.find_spec("testcontainers") is None:
         return False
-    question = ["image", "inspect", name] if name is not None else ["info"]
-    return subprocess.run([program, *question], capture_output=True, check=False, timeout=20).returncode == 0  # noqa: S603
+    return subprocess.run([program, *command], capture_output=True, check=False, timeout=timeout).returncode == 0  # noqa: S603
 
 
 def _variable(service: str, what: str) -> str:

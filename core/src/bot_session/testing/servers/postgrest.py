@@ -1,9 +1,9 @@
 """
 PostgREST as Supabase has it: over a database with its roles, behind a gateway at ``/rest/v1``.
 
-The server is PostgREST in a container; without one it is postrust, which speaks PostgREST's protocol and reads its
-settings, built once with cargo and kept in the user's cache. One from the environment has to serve the database
-`DATABASE` of `postgres_server` to `LOGIN`, and to know `SECRET`.
+The server is PostgREST in a container; where its image cannot be had it is postrust, which speaks PostgREST's protocol
+and reads its settings, built once with cargo and kept in the user's cache. One from the environment has to serve the
+database `DATABASE` of `postgres_server` to `LOGIN`, and to know `SECRET`.
 """
 
 from __future__ import annotations
@@ -97,13 +97,16 @@ class Supabase:
 
     async def install(self, storage: Storage) -> None:
         """Run the ``ddl`` of a storage, and wait until PostgREST has seen what it made."""
-        await self.execute(storage.ddl())
         async with asyncio.timeout(START_TIMEOUT):
             while True:
-                try:
-                    return await storage.open()
-                except SchemaError:
-                    await asyncio.sleep(0.01)
+                # It ends with the NOTIFY that reloads PostgREST's schema cache, which a server misses that has just
+                # started, or whose database has. So it is repeated once a second.
+                await self.execute(storage.ddl())
+                for _ in range(100):
+                    try:
+                        return await storage.open()
+                    except SchemaError:
+                        await asyncio.sleep(0.01)
 
 
 @pytest.fixture(scope="session")
@@ -145,6 +148,7 @@ def postgrest_server(postgres_server: Server, tmp_path_factory: pytest.TempPathF
             # A container reaches the ports of other containers, but not what listens on this machine's 127.0.0.1.
             container=container if postgres_server.source == "container" else None,
             wheel=built,
+            stand_in=True,
         ) as server,
         Gateway(server.url) as gateway,
     ):
