@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import re
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bot_session.errors import ConfigurationError, SchemaError, StorageError, UnavailableError
-from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, part_of_batch
+from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, part_of_batch
 from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import NoScriptError
 
 from ._clients import Client, Closing, connect
 from ._errors import mapped
 from ._links import Cluster, Link, Single
-from ._scripts import READ, TOUCH, WRITE, Script
+from ._scripts import READ, TOUCH, WRITE, WRITE_THEN_READ, Script, arguments_of, life
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
     from typing import Self
 
-    from bot_session.storage import WriteResult
+    from bot_session.storage import WriteResult, WrittenAndRead
 
 __all__ = ["RedisStorage"]
 
@@ -123,7 +122,7 @@ class RedisStorage(Storage):
         if self._state != "open":
             await self._ready("touch", key)
         self._validate("touch", key, ttl=ttl)
-        return bool(await self._run(TOUCH, "touch", key, [key.encode()], [_life(ttl)]))
+        return bool(await self._run(TOUCH, "touch", key, [key.encode()], [life(ttl)]))
 
     async def has(self, key: str) -> bool:
         if self._state != "open":
@@ -143,16 +142,37 @@ class RedisStorage(Storage):
         for key in distinct:
             self._validate("read_many", key)
         answers = await self._run_many(READ, "read_many", [key.encode() for key in distinct], [()] * len(distinct))
-        found = zip(distinct, answers, strict=True)
-        return {key: self._record("read_many", key, *answer) for key, answer in found if answer[0] is not None}
+        return self._records("read_many", distinct, answers)
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         if self._state != "open":
             await self._ready("write_many")
         self._validate_writes("write_many", writes)
         keys = [write.key.encode() for write in writes]
-        answers = await self._run_many(WRITE, "write_many", keys, [_arguments(write) for write in writes])
+        answers = await self._run_many(WRITE, "write_many", keys, [arguments_of(write) for write in writes])
         return [self._result("write_many", write, answer) for write, answer in zip(writes, answers, strict=True)]
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        if self._state != "open":
+            await self._ready("write_then_read")
+        writes = [write for writes in rounds for write in writes]
+        self._validate_writes("write_then_read", writes)
+        for key in keys:
+            self._validate("write_then_read", key)
+        all_keys = [write.key.encode() for write in writes] + [key.encode() for key in keys]
+        if not 0 < len(all_keys) <= _BATCH or len(self._link.together(all_keys)) > 1:
+            return await super().write_then_read(rounds, keys)
+        arguments = [argument for write in writes for argument in arguments_of(write)]
+        answers = await self._run(WRITE_THEN_READ, "write_then_read", None, all_keys, arguments)
+        read = answers[len(writes) :]
+        results = [
+            self._result("write_then_read", write, answer) for write, answer in zip(writes, answers, strict=False)
+        ]
+        try:
+            found = None if None in read else self._records("write_then_read", keys, read)
+        except SchemaError:
+            found = None
+        return results, found
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
         if self._state != "open":
@@ -192,7 +212,7 @@ class RedisStorage(Storage):
 
     async def _change(self, operation: str, write: Write) -> Version | bool:
         """Run one write or delete."""
-        [answer] = await self._run(WRITE, operation, write.key, [write.key.encode()], _arguments(write))
+        [answer] = await self._run(WRITE, operation, write.key, [write.key.encode()], arguments_of(write))
         result = self._result(operation, write, answer)
         if isinstance(result, StorageError):
             raise result
@@ -235,6 +255,10 @@ class RedisStorage(Storage):
             except NoScriptError:  # the server is new, or was restarted; it has done nothing
                 return await self._link.send(keys[0], "EVAL", script.source, len(keys), *keys, *arguments)
 
+    def _records(self, operation: str, keys: Sequence[str], answers: Sequence[Any]) -> dict[str, Record]:
+        found = zip(keys, answers, strict=True)
+        return {key: self._record(operation, key, *answer) for key, answer in found if answer[0] is not None}
+
     def _record(self, operation: str, key: str, value: bytes, left: int) -> Record:
         document = self._text(operation, key, value)
         # A document in its last millisecond has 0 left, yet lives.
@@ -263,22 +287,6 @@ class RedisStorage(Storage):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link.name}>"
-
-
-def _arguments(write: Write) -> tuple[bytes, bytes, bytes, bytes | int]:
-    """What `WRITE` is told about one key."""
-    if isinstance(write.match, Condition):
-        condition, expected = write.match.value.encode(), b""
-    else:
-        condition, expected = b"version", write.match.encode()
-    if write.value is None:
-        return condition, expected, b"", b"delete"
-    return condition, expected, write.value.encode(), _life(write.ttl)
-
-
-def _life(ttl: float | None) -> bytes | int:
-    """Milliseconds, rounded up: never a TTL of 0, which Redis refuses or takes for "delete"."""
-    return b"forever" if ttl is None else math.ceil(ttl * 1000)
 
 
 def _key(raw: bytes) -> str | None:
