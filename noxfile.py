@@ -44,7 +44,8 @@ def demo(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run every test: the contract on every storage with a real server, the examples, the docs."""
     install(session, "tests", "servers", "containers", "demo", extras=f"[{EXTRAS}]")
-    arguments = session.posargs or ["-n", "auto", "--dist", "loadfile"]  # the examples of a document build on each other
+    # By file, since the examples of a document build on each other.
+    arguments = session.posargs or ["-n", "auto", "--dist", "loadfile"]
     session.run("python", "-m", "pytest", *arguments)
 
 
