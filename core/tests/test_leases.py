@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import json
+from itertools import pairwise
 
 import pytest
 from bot_session import (
@@ -10,6 +11,9 @@ from bot_session import (
     ConflictError,
     LockTimeoutError,
     MemoryStorage,
+    ObservedStorage,
+    PrefixedStorage,
+    SchemaError,
     Sessions,
     StorageWrapper,
     UnavailableError,
@@ -61,6 +65,15 @@ async def eat(sessions, key="42"):
         session.data["n"] = before + 1
 
 
+async def until_in_line(storage, count, key="42"):
+    async with asyncio.timeout(5):
+        while True:
+            record = await storage.read(LEASE_PREFIX + key)
+            if len(json.loads(record.value)["waiting"]) == count:
+                return
+            await asyncio.sleep(0)
+
+
 class TestTaking:
     async def test_nothing_is_left_when_idle(self, process):
         sessions = process()
@@ -92,18 +105,10 @@ class TestTaking:
             waiting = []
             for number in range(5):
                 waiting.append(asyncio.create_task(wait(number)))
-                await self._until_in_line(first.storage, number + 1)
+                await until_in_line(first.storage, number + 1)
         await asyncio.gather(*waiting)
 
         assert [0, 1, 2, 3, 4] == order
-
-    async def _until_in_line(self, storage, count):
-        async with asyncio.timeout(5):
-            while True:
-                record = await storage.read(LEASE_PREFIX + "42")
-                if len(json.loads(record.value)["waiting"]) == count:
-                    return
-                await asyncio.sleep(0)
 
     async def test_waiting_has_an_end_and_leaves_the_line(self, process):
         one, two = process(), process(lock_timeout=0.02)
@@ -121,7 +126,7 @@ class TestTaking:
         one, two = process(), process()
         async with one.open("42"):
             waiting = asyncio.create_task(eat(two))
-            await self._until_in_line(one.storage, 1)
+            await until_in_line(one.storage, 1)
             waiting.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await waiting
@@ -159,11 +164,140 @@ class TestTaking:
             Sessions(MemoryStorage(), lock="shared")
 
 
+class Trips(StorageWrapper):
+    """Counts what reaches the storage: every call is a round trip."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.calls = []
+
+
+def counted(name):
+    async def call(self, *args, **options):
+        self.calls.append(name)
+        return await getattr(self.inner, name)(*args, **options)
+
+    return call
+
+
+for name in ("read", "write", "delete", "has", "read_many", "write_many", "write_then_read"):
+    setattr(Trips, name, counted(name))
+
+
+class TestRoundTrips:
+    @pytest.fixture
+    def trips(self, process):
+        return Trips(process().storage)
+
+    async def test_opening_is_one_and_saving_is_one(self, trips):
+        sessions = Sessions(trips, initial=dict, lock="shared")
+        async with sessions.open("42") as session:
+            assert ["write_then_read"] == trips.calls
+            session.data["n"] = 1
+
+        assert ["write_then_read"] * 2 == trips.calls
+        assert {"n": 1} == await sessions.read("42")
+
+    async def test_an_update_is_two_and_so_is_deleting_by_assignment(self, trips):
+        sessions = Sessions(trips, initial=dict, lock="shared")
+        await sessions.update("42", add_one)
+        async with sessions.open("42") as session:
+            session.data = None
+
+        assert ["write_then_read"] * 4 == trips.calls
+        assert [] == [key async for key in sessions.storage.read_all_keys()]
+
+    async def test_behind_wrappers_too(self, trips):
+        sessions = Sessions(PrefixedStorage(ObservedStorage(trips, id), "bot:"), initial=dict, lock="shared")
+        await eat(sessions)
+
+        assert ["write_then_read"] * 2 == trips.calls
+        assert {"n": 1} == await sessions.read("42")
+
+    async def test_many_sessions_at_once_share_them(self, trips):
+        sessions = Sessions(trips, initial=dict, lock="shared")
+        await asyncio.gather(*(eat(sessions, str(key)) for key in range(100)))
+
+        assert 10 >= len(trips.calls)
+        assert [{"n": 1}] * 100 == [await sessions.read(str(key)) for key in range(100)]
+        assert 100 == await sessions.count()
+        assert 100 == len([key async for key in sessions.storage.read_all_keys()])
+
+    async def test_handing_over_to_whoever_is_known_to_wait_costs_no_more_than_giving_back(self, process, trips):
+        first, second, third = process(), Sessions(trips, initial=dict, lock="shared"), process()
+        async with first.open("42") as session:
+            waiting = [asyncio.create_task(eat(sessions)) for sessions in (second, third)]
+            await until_in_line(first.storage, 2)
+            session.data["n"] = 1
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
+
+        assert "write_then_read" == trips.calls[-1]
+        assert {"n": 3} == await first.read("42")
+
+    async def test_what_could_not_be_read_on_the_way_is_read_again_and_says_why(self, process):
+        class Unreadable(StorageWrapper):
+            async def read_many(self, keys):
+                raise SchemaError("not ours")
+
+            async def read(self, key):
+                if key.startswith(LEASE_PREFIX):
+                    return await super().read(key)
+                raise SchemaError("not ours")
+
+        sessions = Sessions(Unreadable(process().storage), initial=dict, lock="shared")
+        with pytest.raises(SchemaError, match="not ours"):
+            async with sessions.open("42"):
+                pytest.fail("the body ran")
+
+        assert [] == [key async for key in sessions.storage.read_all_keys()]
+
+    async def test_a_save_whose_lease_could_not_be_given_back_is_a_save(self, process, caplog):
+        class Stubborn(StorageWrapper):
+            async def delete(self, key, **options):
+                raise UnavailableError("down", outcome_unknown=True)
+
+        sessions = Sessions(Stubborn(process().storage), initial=dict, lock="shared")
+        async with sessions.open("42") as session:
+            session.data["n"] = 1
+        assert {"n": 1} == await sessions.read("42")
+        assert "ends only in 10 s" in caplog.text
+
+
+class TestCostOfWaiting:
+    async def test_nobody_starves_and_nobody_polls_in_a_hurry(self, process):
+        """Twenty updates in two processes, whose handlers take their time."""
+        processes = [Trips(process().storage) for _ in range(2)]
+        order = []
+
+        async def handle(number, sessions):
+            async with sessions.open("42") as session:
+                before = session.data.get("n", 0)
+                await asyncio.sleep(0.05)
+                session.data["n"] = before + 1
+                order.append(number)
+
+        both = [Sessions(trips, initial=dict, lock="shared", on_conflict="raise") for trips in processes]
+        started = asyncio.get_running_loop().time()
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(handle(number, both[number % 2]) for number in range(20)))
+        seconds = asyncio.get_running_loop().time() - started
+
+        assert {"n": 20} == await both[0].read("42")
+        # In each process in the order in which they came; and the processes take turns, none twice while one waits.
+        assert [list(range(0, 20, 2)), list(range(1, 20, 2))] == [
+            [n for n in order if n % 2 == side] for side in (0, 1)
+        ]
+        assert all(one % 2 != next_one % 2 for one, next_one in pairwise(order))
+        # Of those who wait in a process only the first looks: ten times a second when it has waited for a while.
+        assert sum(len(trips.calls) for trips in processes) <= 20 * 14 + 20 * seconds
+
+
 class TestLosing:
     async def test_the_lease_of_a_killed_process_runs_out(self, process, clock):
         killed = Lease(process().storage, "42", ttl=10)
         await killed.acquire(None)
-        killed._stop_renewal()
+        killed._stop()
         waiting = asyncio.create_task(eat(process()))
         await asyncio.sleep(0.02)
 
@@ -177,7 +311,7 @@ class TestLosing:
         one = process()
         killed = Lease(one.storage, "42", ttl=10)
         await killed.acquire(None)
-        killed._stop_renewal()
+        killed._stop()
         waiting = [asyncio.create_task(eat(process())) for _ in range(3)]
         await asyncio.sleep(0.05)
 

@@ -104,7 +104,8 @@ ANSWERS = {
 def test_the_methods_tested_here_are_all_that_a_storage_has():
     public = {name for name, _ in inspect.getmembers(Storage, inspect.isfunction) if not name.startswith("_")}
 
-    assert public == METHODS.keys()
+    # Its default calls the others, and so passes by no wrapper.
+    assert public == METHODS.keys() | {"write_then_read"}
 
 
 @pytest.mark.parametrize("method", METHODS)

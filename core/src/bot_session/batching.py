@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import deque
-from typing import TYPE_CHECKING, Final, Generic, TypeVar, cast
+from itertools import chain, islice, zip_longest
+from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 
 from .errors import StorageError, UnavailableError
 from .locks import KeyLocks
-from .storage import ANY, Match, Record, Storage, Version, Write, WriteResult
+from .storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead
 from .wrappers.base import StorageWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+
+    _Both: TypeAlias = tuple[Sequence[Sequence[Write]], Sequence[str]]
 
 __all__ = ["BatchedStorage"]
 
@@ -39,12 +42,13 @@ class BatchedStorage(StorageWrapper):
 
     Writes of one key happen in the order in which they were issued, and a read sees those issued before it. An
     operation that waits gathers others for the rest of the loop's tick, never longer; one that is alone takes the way
-    of a single operation. Iteration, `touch` and batches of the caller's own pass through.
+    of a single operation. So it is with `write_then_read`: the first rounds of all, the second rounds, what they read.
+    Iteration, `touch` and batches of the caller's own pass through.
 
     Args:
         inner: The storage to wrap.
         max_batch: The most operations to send at once.
-        max_under_way: The most batches of reads, and of writes, to have on their way.
+        max_under_way: The most batches of reads, of writes, and of both, to have on their way.
         max_waiting: The most operations that may wait for a batch.
     """
 
@@ -64,6 +68,9 @@ class BatchedStorage(StorageWrapper):
         self._writes: _Lane[Write, WriteResult] = _Lane(
             self._write_one, self._write_together, max_batch, max_under_way, max_waiting
         )
+        self._both: _Lane[_Both, WrittenAndRead] = _Lane(
+            self._both_one, self._both_together, max_batch, max_under_way, max_waiting
+        )
 
     async def read(self, key: str) -> Record | None:
         # Checked here, so that a wrong key fails alone and not the batch that it would travel in.
@@ -80,6 +87,14 @@ class BatchedStorage(StorageWrapper):
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         self._inner._validate("delete", key)  # noqa: SLF001
         return cast("bool", await self._change(Write(key, None, None, match)))
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        for writes in rounds:
+            self._inner._validate_writes("write_then_read", writes)  # noqa: SLF001
+        for key in keys:
+            self._inner._validate("write_then_read", key)  # noqa: SLF001
+        async with self._writing.holding(*keys, *(write.key for writes in rounds for write in writes)):
+            return await self._both.submit((rounds, keys))
 
     async def _change(self, write: Write) -> WriteResult:
         # Two batches under way may overtake each other: a key's next write waits for its last.
@@ -104,6 +119,24 @@ class BatchedStorage(StorageWrapper):
 
     async def _write_together(self, writes: Sequence[Write]) -> Sequence[WriteResult]:
         return await self._inner.write_many(writes)
+
+    async def _both_one(self, both: _Both) -> WrittenAndRead:
+        return await self._inner.write_then_read(*both)
+
+    async def _both_together(self, batch: Sequence[_Both]) -> Sequence[WrittenAndRead]:
+        turns = list(zip_longest(*(rounds for rounds, _ in batch), fillvalue=()))
+        results, found = await self._inner.write_then_read(
+            [list(chain.from_iterable(turn)) for turn in turns], [key for _, keys in batch for key in keys]
+        )
+        remaining = iter(results)
+        own: list[list[WriteResult]] = [[] for _ in batch]
+        for turn in turns:
+            for mine, writes in zip(own, turn, strict=True):
+                mine.extend(islice(remaining, len(writes)))
+        return [
+            (mine, None if found is None else {key: found[key] for key in keys if key in found})
+            for mine, (_, keys) in zip(own, batch, strict=True)
+        ]
 
 
 class _Lane(Generic[Q, R]):

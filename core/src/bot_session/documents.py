@@ -107,14 +107,20 @@ class Documents(Generic[T]):
 
     # ------------------------------------------------------------------ reading
 
-    async def load(self, key: str) -> Loaded[T]:
+    async def load(self, key: str, lease: Lease | None = None) -> Loaded[T]:
         """
         Read a document and turn it into data.
+
+        Args:
+            key: Where.
+            lease: Was taken just now, and the document perhaps read with it.
 
         Raises:
             StorageError: It could not be read.
             DecodeError, MigrationError: It is not what the code expects; it stays as it is.
         """
+        if lease is not None and lease.found is not None:
+            return await self.unpack(key, lease.found.get(key))
         return await self.unpack(key, await self.storage.read(key))
 
     async def unpack(self, key: str, record: Record | None) -> Loaded[T]:

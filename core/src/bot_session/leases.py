@@ -6,6 +6,10 @@ it is one compare-and-set write that succeeds if there is none; giving it back i
 waits, and otherwise hands it to whoever waited longest. While its holder works, the lease is renewed; when the holder
 dies, it runs out.
 
+The session is read after its lease was taken, and written before it is given back, in the same round trip where the
+storage can (`Storage.write_then_read`). It need not be a transaction, but the order counts: were the lease seen to be
+free before the session is seen to be written, the next holder could read what is about to change.
+
 Nothing depends on the lease being kept: a session's write matches the version that was read, so a holder whose lease
 ran out while it was away cannot overwrite what came after.
 """
@@ -16,12 +20,12 @@ import asyncio
 import logging
 import random
 import secrets
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 
 from .errors import ConflictError, LockTimeoutError, SchemaError, StorageError, UnavailableError
-from .storage import ABSENT, ANY, Record, Storage, Version, Write, WriteResult
+from .storage import ABSENT, Record, Storage, Version, Write
 
 __all__ = ["LEASE_PREFIX", "Lease"]
 
@@ -60,22 +64,27 @@ class Lease:
         storage: Where the session is.
         place: The session's key there.
         ttl: Seconds that the lease lives without being renewed: how long a session of a killed process stays locked.
+
+    Attributes:
+        found: The session, by its place, as it was read in the moment of taking the lease; None if it was not read.
     """
 
     def __init__(self, storage: Storage, place: str, ttl: float) -> None:
         self.key = LEASE_PREFIX + place
+        self.found: dict[str, Record] | None = None
         self._storage = storage
         self._place = place
         self._ttl = ttl
         self._token = secrets.token_hex(8)
-        self._version: Version | None = None
-        self._awaited = False  # Whether somebody waits, as far as this version tells.
+        self._taken = False
+        self._version: Version | None = None  # Of the lease's document, when this one last knew it to be its own;
+        self._waiting: list[str] = []  # and who waited then.
         self._timer: asyncio.TimerHandle | None = None
         self._renewal: asyncio.Task[None] | None = None
 
     async def acquire(self, timeout: float | None) -> None:  # noqa: ASYNC109
         """
-        Take the lease: in one round trip if nobody has it, otherwise in turn.
+        Take the lease, and read the session on the way if nobody has it; otherwise in turn.
 
         Args:
             timeout: Seconds to wait at most; None is for ever.
@@ -96,16 +105,18 @@ class Lease:
         except BaseException:
             await self._leave_line()
             raise
+        self._taken = True
         self._timer = asyncio.get_running_loop().call_later(self._ttl / 3, self._begin_renewal)
 
     async def release(self) -> None:
         """Give the lease back, or hand it to whoever waited longest. If that fails, it runs out by itself."""
-        self._stop_renewal()
-        await self._give_back()
+        if self._taken:
+            self._stop()
+            await self._give_back()
 
     async def release_after(self, write: Write) -> Version | None:
         """
-        Write or delete the session, and then give the lease back: in one round trip where batches are atomic.
+        Write or delete the session, and then give the lease back, as `release` does.
 
         Returns:
             The version of what is stored now; None after a delete.
@@ -114,45 +125,37 @@ class Lease:
             ConflictError: Somebody else has written, since this lease ran out. It is given back all the same.
             StorageError: It could not be written. The lease is given back all the same, or runs out by itself.
         """
-        self._stop_renewal()
-        result: WriteResult
-        if self._storage.capabilities.atomic_batches and self._version is not None and not self._awaited:
-            both = [write, Write(self.key, None, None, self._version)]
-            try:
-                result, given_back = await self._storage.write_many(both)
-            except BaseException:
-                await self._give_back()
-                raise
-            if given_back is not True:
-                await self._hand_over()
-            if isinstance(result, StorageError):
-                raise result
-        else:
-            try:
-                if write.value is None:
-                    result = await self._storage.delete(write.key, match=write.match)
-                else:
-                    result = await self._storage.write(write.key, write.value, ttl=write.ttl, match=write.match)
-            finally:
-                await self._give_back()
+        self._stop()
+        try:
+            (result, parted), _ = await self._storage.write_then_read([[write], [self._parting()]])
+        except BaseException:
+            await self._give_back()
+            raise
+        if isinstance(parted, StorageError):
+            await self._hand_over()
+        if isinstance(result, StorageError):
+            raise result
         return None if isinstance(result, bool) else result
 
     # ------------------------------------------------------------------ taking
 
     async def _try(self) -> bool:
         """Take the lease if nobody has it."""
+        take = Write(self.key, _text(_Line(self._token)), self._ttl, ABSENT)
         try:
-            self._version = await self._storage.write(self.key, _text(_Line(self._token)), ttl=self._ttl, match=ABSENT)
-        except ConflictError:
-            return False
+            (result,), found = await self._storage.write_then_read([[take]], [self._place])
         except UnavailableError as error:
             if not error.outcome_unknown:
                 raise
             # Nobody else can have written this token: if it is there, then by this write.
-            found = await self._look()
-            if found is None or found[1].holder != self._token:
+            if not self._is_holder(await self._look()):
                 raise
-            self._version, self._awaited = found[0].version, bool(found[1].waiting)
+            return True
+        if isinstance(result, ConflictError):
+            return False
+        if isinstance(result, StorageError):
+            raise result
+        self._version, self.found = cast("Version", result), found
         return True
 
     async def _stand_in_line(self) -> None:
@@ -164,14 +167,13 @@ class Lease:
                 if await self._try():
                     return
                 continue
-            record, line = found
-            if line.holder == self._token:
-                self._version, self._awaited = record.version, bool(line.waiting)
+            if self._is_holder(found):
                 return
+            record, line = found
             if self._token not in line.waiting:
                 line.waiting.append(self._token)
                 # The holder's time stays as it is: those who wait do not keep a dead one alive.
-                if not await self._rewrite(record, line, record.ttl):
+                if not await self._rewrite(Write(self.key, _text(line), record.ttl, record.version)):
                     continue
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause = min(2 * pause, LONGEST_WAIT)
@@ -180,41 +182,39 @@ class Lease:
         """Make sure that the lease is not handed to somebody who has gone."""
         try:
             while (found := await self._look()) is not None:
-                record, line = found
-                if line.holder == self._token:
-                    self._version, self._awaited = record.version, bool(line.waiting)
+                if self._is_holder(found):
                     await self._give_back()
-                elif self._token in line.waiting:
-                    line.waiting.remove(self._token)
-                    if not await self._rewrite(record, line, record.ttl):
-                        continue
-                return
+                    return
+                record, line = found
+                if self._token not in line.waiting:
+                    return
+                line.waiting.remove(self._token)
+                if await self._rewrite(Write(self.key, _text(line), record.ttl, record.version)):
+                    return
         except StorageError as error:
             logger.warning("could not leave the line for session %r; it moves on by itself: %s", self._place, error)
 
     # ------------------------------------------------------------------ giving back
 
+    def _parting(self) -> Write:
+        """What gives the lease back, or hands it over, if nobody has joined the line since it was last looked at."""
+        assert self._version is not None  # noqa: S101 - it is known from the moment of taking
+        if not self._waiting:
+            return Write(self.key, None, None, self._version)
+        return Write(self.key, _text(_Line(self._waiting[0], self._waiting[1:])), self._ttl, self._version)
+
     async def _give_back(self) -> None:
-        if self._awaited:
-            await self._hand_over()
-            return
         try:
-            await self._storage.delete(self.key, match=ANY if self._version is None else self._version)
-        except ConflictError:
-            await self._hand_over()
+            if not await self._rewrite(self._parting()):
+                await self._hand_over()
         except StorageError as error:
             self._complain(error)
 
     async def _hand_over(self) -> None:
-        """Somebody waits, or has the lease: it has changed since it was taken."""
+        """Somebody has joined the line, or has the lease: it has changed since it was last looked at."""
         try:
-            while (found := await self._look()) is not None and found[1].holder == self._token:
-                record, line = found
-                if line.waiting:
-                    done = await self._rewrite(record, _Line(line.waiting[0], line.waiting[1:]), self._ttl)
-                else:
-                    done = await self._rewrite(record, None, None)
-                if done:
+            while self._is_holder(await self._look()):
+                if await self._rewrite(self._parting()):
                     return
         except StorageError as error:
             self._complain(error)
@@ -234,16 +234,19 @@ class Lease:
         while True:
             try:
                 found = await self._look()
-                if found is None or found[1].holder != self._token:
+                if found is None or not self._is_holder(found):
                     logger.warning("the lease of session %r was lost; saving will not overwrite", self._place)
                     return
-                if not await self._rewrite(*found, self._ttl):
-                    continue
+                record, _ = found
+                self._version = await self._storage.write(self.key, record.value, ttl=self._ttl, match=record.version)
+            except ConflictError:
+                continue
             except StorageError as error:
                 logger.warning("the lease of session %r could not be renewed: %s", self._place, error)
             await asyncio.sleep(self._ttl / 3)
 
-    def _stop_renewal(self) -> None:
+    def _stop(self) -> None:
+        self._taken = False
         if self._timer is not None:
             self._timer.cancel()
         if self._renewal is not None:
@@ -260,14 +263,20 @@ class Lease:
         except msgspec.DecodeError as error:
             raise SchemaError("this is no lease: delete it", key=self.key, storage=self._storage) from error
 
-    async def _rewrite(self, record: Record, line: _Line | None, ttl: float | None) -> bool:
-        """Change the document if nobody else has, and say whether that was so. None deletes it."""
+    def _is_holder(self, found: tuple[Record, _Line] | None) -> bool:
+        """Whether this lease is the one that was found; if so, remember what giving it back must match."""
+        if found is None or found[1].holder != self._token:
+            return False
+        self._version, self._waiting = found[0].version, found[1].waiting
+        return True
+
+    async def _rewrite(self, write: Write) -> bool:
+        """Change or delete the document if nobody else has changed it, and say whether that was so."""
         try:
-            if line is None:
-                await self._storage.delete(self.key, match=record.version)
+            if write.value is None:
+                await self._storage.delete(write.key, match=write.match)
             else:
-                self._version = await self._storage.write(self.key, _text(line), ttl=ttl, match=record.version)
-                self._awaited = bool(line.waiting)
+                await self._storage.write(write.key, write.value, ttl=write.ttl, match=write.match)
         except ConflictError:
             return False
         return True

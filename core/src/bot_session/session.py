@@ -192,9 +192,11 @@ class Session(Generic[T]):
         """Read what is stored, or make initial data. Whatever is assigned meanwhile stands."""
         documents = self._sessions.documents
         if not self._cleared:
+            lease = None
             if not self._held:
                 await self.hold()
-            loaded = await documents.load(self._place)
+                lease = self._lease
+            loaded = await documents.load(self._place, lease)
             self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
             self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
             if loaded.found:

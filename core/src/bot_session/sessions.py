@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from .merging import ConflictPolicy
     from .migrations import Migration
     from .sealing import Seal
+    from .storage import Match
 
 __all__ = ["Opening", "Sessions", "SessionsOptions"]
 
@@ -113,7 +114,8 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
         on_conflict: What to do if another process saved the session meanwhile: see `ConflictPolicy`.
         lock: ``"process"`` (the default): updates of one session are handled one at a time in this process, and a write
             that meets another process's is a conflict. ``"shared"``: one at a time in all processes, by a lease in the
-            storage, at the cost of a round trip; for handlers that do more than change their session.
+            storage, taken with the read and given back with the write where the backend can do both in one round trip;
+            for handlers that do more than change their session.
         lock_timeout: Seconds to wait at most for other updates of the same session; None is for ever. Default: 300.
         lease_ttl: With ``lock="shared"``: seconds that a session stays locked if its process is killed. Default: 10.
         codec: In place of one made from the type.
@@ -228,15 +230,17 @@ class Sessions(Generic[T]):
         return Lease(self.documents.storage, self.prefix + key, self._lease_ttl)
 
     @asynccontextmanager
-    async def _holding(self, *keys: str) -> AsyncIterator[None]:
-        """Keep others from these sessions, as an open session does."""
+    async def _holding(self, *keys: str) -> AsyncIterator[list[Lease]]:
+        """Keep others from these sessions, as an open session does: with the leases that it takes, if any."""
+        leases: list[Lease] = []
         async with self.desk.holding(*keys), AsyncExitStack() as stack:
             if self.lock == "shared":
                 for key in sorted(set(keys)):
                     lease = self.lease(key)
                     await lease.acquire(self.lock_timeout)
                     stack.push_async_callback(lease.release)
-            yield
+                    leases.append(lease)
+            yield leases
 
     # ------------------------------------------------------------------ one session
 
@@ -351,9 +355,11 @@ class Sessions(Generic[T]):
             mine.data = await _apply(change, await mine.get())
             return mine.data
         documents, place = self.documents, self.prefix + key
-        async with self._holding(key):
+        async with self._holding(key) as leases:
             for attempt in range(ATTEMPTS):
-                loaded = await documents.load(place)
+                # Its first attempt takes the lease along; after that, somebody writes without, and it is of no use.
+                lease = leases.pop() if leases else None
+                loaded = await documents.load(place, lease)
                 data = cast("T", loaded.data) if loaded.found else await documents.initial_data(None)
                 before = None if data is None else documents.encode(place, data)
                 data = await _apply(change, data)
@@ -362,9 +368,8 @@ class Sessions(Generic[T]):
                     return data
                 documents.verify(place, data, text)
                 try:
-                    await documents.put(
-                        place, text, ABSENT if loaded.version is None else loaded.version, loaded.envelope
-                    )
+                    match: Match = ABSENT if loaded.version is None else loaded.version
+                    await documents.put(place, text, match, loaded.envelope, lease)
                 except ConflictError:
                     if attempt + 1 == ATTEMPTS:
                         raise

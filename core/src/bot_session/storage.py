@@ -45,6 +45,7 @@ __all__ = [
     "Version",
     "Write",
     "WriteResult",
+    "WrittenAndRead",
     "conflicts_only",
     "distinct_rounds",
     "holds",
@@ -130,6 +131,9 @@ WriteResult: TypeAlias = Version | bool | StorageError
 A write gives its new version, a delete whether there was anything, and what failed alone its error: a `ConflictError`
 for a match, another for what the backend refused. Never an `UnavailableError`: an outage is the whole batch's.
 """
+
+WrittenAndRead: TypeAlias = tuple[list[WriteResult], dict[str, Record] | None]
+"""What `Storage.write_then_read` returns."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -330,6 +334,37 @@ class Storage(ABC):
             except StorageError as error:
                 results.append(error)
         return results
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        """
+        Write several batches one after the other, and then read: in one round trip where the backend can.
+
+        Nobody sees anything of a round without all of those before it; within a round it is as `write_many`.
+
+        Returns:
+            A result for each operation, in the order given; and what `read_many` returns. What fails after the first
+            round does not put the earlier ones in doubt: the error, here perhaps an `UnavailableError`, is the result
+            of all operations from then on, and None is in place of what was read. Whoever reads again is told why.
+
+        Raises:
+            StorageError: As for `write_many`, and then of the first round.
+        """
+        for writes in rounds:
+            self._validate_writes("write_then_read", writes)
+        for key in keys:
+            self._validate("write_then_read", key)
+        if self.capabilities.atomic_batches:  # In a transaction all rounds are seen at once.
+            rounds = [[write for writes in rounds for write in writes]]
+        results: list[WriteResult] = []
+        try:
+            for writes in rounds:
+                # One alone takes the way of a single operation.
+                results += await (Storage.write_many(self, writes) if len(writes) == 1 else self.write_many(writes))
+            return results, await self.read_many(keys) if keys else {}
+        except StorageError as error:
+            if not results:
+                raise
+            return results + [error] * (sum(map(len, rounds)) - len(results)), None
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         """Delete several keys and return how many there were. Raises as `write_many` does."""

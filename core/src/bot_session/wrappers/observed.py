@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypeVar
 import msgspec
 
 from bot_session.errors import ConflictError
-from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult
+from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead
 
 from .base import StorageWrapper, closing
 
@@ -116,6 +116,12 @@ class ObservedStorage(StorageWrapper):
             results = await self._inner.write_many(writes)
             event.conflicts = sum(isinstance(result, ConflictError) for result in results)
             return results
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        with self._observed("write_then_read", sum(map(len, rounds)) + len(keys)) as event:
+            results, found = await self._inner.write_then_read(rounds, keys)
+            event.conflicts = sum(isinstance(result, ConflictError) for result in results)
+            return results, found
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         keys = list(keys)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from bot_session.errors import ConfigurationError, StorageError
-from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, key_problem
+from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead, key_problem
 
 from .base import StorageWrapper, closing
 
@@ -96,13 +96,15 @@ class PrefixedStorage(StorageWrapper):
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         with self._in_callers_words("write_many", *(write.key for write in writes)):
-            results = await self._inner.write_many(
-                [Write(self._prefix + write.key, write.value, write.ttl, write.match) for write in writes]
+            return self._translated(await self._inner.write_many(self._moved(writes)))
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        with self._in_callers_words("write_then_read", *(write.key for writes in rounds for write in writes), *keys):
+            results, found = await self._inner.write_then_read(
+                [self._moved(writes) for writes in rounds], [self._prefix + key for key in keys]
             )
-        for result in results:
-            if isinstance(result, StorageError):
-                self._translate(result)
-        return results
+        own = None if found is None else {self._own(key): record for key, record in found.items()}
+        return self._translated(results), own
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         keys = list(keys)
@@ -116,6 +118,15 @@ class PrefixedStorage(StorageWrapper):
             async with closing(read(self._prefix + prefix, batch_size=batch_size)) as items:
                 async for item in items:
                     yield own(item)
+
+    def _moved(self, writes: Sequence[Write]) -> list[Write]:
+        return [Write(self._prefix + write.key, write.value, write.ttl, write.match) for write in writes]
+
+    def _translated(self, results: list[WriteResult]) -> list[WriteResult]:
+        for result in results:
+            if isinstance(result, StorageError):
+                self._translate(result)
+        return results
 
     def _own(self, key: str) -> str:
         return key[len(self._prefix) :]

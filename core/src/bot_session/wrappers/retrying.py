@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Final, ParamSpec, TypeVar
 
 from bot_session.errors import UnavailableError
-from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult
+from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead
 
 from .base import StorageWrapper
 
@@ -68,6 +68,9 @@ class RetryingStorage(StorageWrapper):
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         return await self._persist(False, self._inner.write_many, writes)
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        return await self._persist(False, self._inner.write_then_read, rounds, keys)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         return await self._persist(False, self._inner.delete_many, list(keys))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sqlite3
 import threading
@@ -10,12 +11,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
+import aiosqlite
+
 from ._failures import CommitError, OccupiedError, code
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    import aiosqlite
 
 T = TypeVar("T")
 Work: TypeAlias = "Callable[[sqlite3.Cursor, float], T]"
@@ -68,6 +69,21 @@ def _use_wal(connection: sqlite3.Connection, deadline: float) -> None:
             time.sleep(POLL)
         else:
             return
+
+
+async def started(make: Callable[[], sqlite3.Connection]) -> aiosqlite.Connection:
+    """Return a connection, open, whose thread keeps nobody waiting."""
+    connection = aiosqlite.Connection(make, iter_chunk_size=64)
+    # A program that ends without close() should end, not wait for this thread; what is committed is safe.
+    # Before aiosqlite 0.22 the connection is the thread.
+    thread = vars(connection).get("_thread", connection)
+    thread.daemon = True
+    try:
+        return await connection
+    except BaseException:
+        # aiosqlite does not wait for the thread, which has a last word for an event loop that may be closed.
+        await asyncio.to_thread(thread.join)
+        raise
 
 
 async def on_thread(connection: aiosqlite.Connection, function: Callable[[], T]) -> T:

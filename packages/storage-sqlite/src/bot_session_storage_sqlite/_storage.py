@@ -15,9 +15,9 @@ from urllib.request import url2pathname
 import aiosqlite
 from bot_session.errors import ClosedError, ConfigurationError, SchemaError, StorageError, UnavailableError
 from bot_session.redaction import redact_url
-from bot_session.storage import ABSENT, ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult
+from bot_session.storage import ABSENT, ANY, Capabilities, Match, Record, Storage, Version, Write
 
-from ._connection import MEMORY, POLL, connect, in_transaction, isolated, on_thread
+from ._connection import MEMORY, POLL, connect, in_transaction, isolated, on_thread, started
 from ._failures import OccupiedError, mapped
 from ._table import Table
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import AsyncIterator, Iterable, Sequence
     from typing import Self
+
+    from bot_session.storage import WriteResult, WrittenAndRead
 
     from ._connection import T, Work
 
@@ -137,14 +139,10 @@ class SQLiteStorage(Storage):
         return await self._run(partial(self._table.read_many, keys=list(keys)), "read_many")
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
-        if self._state != "open":
-            await self._ready("write_many")
-        self._validate_writes("write_many", writes)
+        return (await self._write_all("write_many", writes, ()))[0]
 
-        def apply_all(cursor: sqlite3.Cursor, now: float) -> list[WriteResult]:
-            return [self._apply("write_many", write, cursor, now) for write in writes]
-
-        return await self._transact(apply_all, "write_many")
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        return await self._write_all("write_then_read", [write for writes in rounds for write in writes], keys)
 
     async def delete_many(self, keys: Iterable[str]) -> int:
         if self._state != "open":
@@ -197,6 +195,19 @@ class SQLiteStorage(Storage):
             raise result
         return result
 
+    async def _write_all(self, operation: str, writes: Sequence[Write], keys: Sequence[str]) -> WrittenAndRead:
+        if self._state != "open":
+            await self._ready(operation)
+        self._validate_writes(operation, writes)
+        for key in keys:
+            self._validate(operation, key)
+
+        def apply_all(cursor: sqlite3.Cursor, now: float) -> WrittenAndRead:
+            results = [self._apply(operation, write, cursor, now) for write in writes]
+            return results, self._table.read_many(cursor, now, list(keys)) if keys else {}
+
+        return await self._transact(apply_all, operation)
+
     def _apply(self, operation: str, write: Write, cursor: sqlite3.Cursor, now: float) -> WriteResult:
         if self._table.apply(cursor, now, write):
             return True if write.value is None else Version(write.value)
@@ -227,18 +238,7 @@ class SQLiteStorage(Storage):
 
     async def _connect(self) -> None:
         if self._given is None:
-            make = partial(connect, self._path, create=self._create, timeout=self._timeout)
-            connection = aiosqlite.Connection(make, iter_chunk_size=64)
-            # A program that ends without close() should end, not wait for this thread; what is committed is safe.
-            # Before aiosqlite 0.22 the connection is the thread.
-            thread = vars(connection).get("_thread", connection)
-            thread.daemon = True
-            try:
-                self._connection = await connection
-            except BaseException:
-                # aiosqlite does not wait for the thread, which has a last word for an event loop that may be closed.
-                await asyncio.to_thread(thread.join)
-                raise
+            self._connection = await started(partial(connect, self._path, create=self._create, timeout=self._timeout))
         else:
             self._connection = self._given
         async with self._connection.cursor() as cursor:

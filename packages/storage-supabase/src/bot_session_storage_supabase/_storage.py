@@ -10,18 +10,7 @@ import httpx
 import msgspec
 from bot_session.errors import ConfigurationError, StorageError, UnavailableError
 from bot_session.redaction import redact_url
-from bot_session.storage import (
-    ANY,
-    Capabilities,
-    Condition,
-    Match,
-    Record,
-    Storage,
-    Version,
-    Write,
-    WriteResult,
-    part_of_batch,
-)
+from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, part_of_batch
 from supabase import AsyncClient, AsyncClientOptions
 
 from ._errors import mapped
@@ -30,6 +19,8 @@ from ._schema import Answer, Conflict, Row, function_name, render
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from typing import Self
+
+    from bot_session.storage import WriteResult, WrittenAndRead
 
 __all__ = ["SupabaseStorage"]
 
@@ -210,6 +201,10 @@ class SupabaseStorage(Storage):
             with part_of_batch(results):
                 results += await self._write_chunk(chunk)
         return results
+
+    async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
+        # A batch goes in one transaction, or in several one after the other: rounds need no more.
+        return await super().write_then_read([[write for writes in rounds for write in writes]], keys)
 
     async def purge(self) -> int:
         if self._state != "open":

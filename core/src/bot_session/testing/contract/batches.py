@@ -154,6 +154,64 @@ class Batches(ContractBase):
         assert not isinstance(failed["forbidden"], ConflictError | UnavailableError)
         assert [record.value for record in found.values()] == ["2"] * 41
 
+    async def test_rounds_are_written_one_after_the_other_and_then_read(self, storage: Storage) -> None:
+        await storage.write("taken", "1")
+        await storage.write("drop", "1")
+        results, found = await storage.write_then_read(
+            [
+                [Write("a", "1", ttl=600.0), Write("taken", "2", match=ABSENT)],
+                [Write("a", "2", match=PRESENT), Write("drop", None), Write("b", "1")],
+                [],
+                [Write("b", "2", match=ABSENT), Write("none", None)],
+            ],
+            ["drop", "b", "a", "taken", "b"],
+        )
+        kinds = [result if isinstance(result, bool) else type(result) for result in results]
+
+        assert [str, ConflictError, str, True, str, ConflictError, False] == kinds
+        assert found is not None
+        assert {key: record.value for key, record in found.items()} == {"a": "2", "b": "1", "taken": "1"}
+        assert await documents(storage) == {"a": "2", "b": "1", "taken": "1"}
+        assert [found["a"].version, found["b"].version] == [results[2], results[4]]
+
+    async def test_a_lone_round_a_lone_read_and_nothing_at_all(self, storage: Storage) -> None:
+        assert await storage.write_then_read([]) == ([], {})
+        (version,), nothing = await storage.write_then_read([[Write("k", "1", match=ABSENT)]])
+        none, found = await storage.write_then_read([], ["k", "missing"])
+
+        assert (nothing, none) == ({}, [])
+        assert found is not None
+        assert [("k", version)] == [(key, record.version) for key, record in found.items()]
+
+    async def test_one_wrong_operation_or_key_and_no_round_is_written(self, storage: Storage) -> None:
+        with pytest.raises(InvalidKeyError):
+            await storage.write_then_read([[Write("a", "1")], [Write("bad\0key", "1")]])
+        with pytest.raises(InvalidKeyError):
+            await storage.write_then_read([[Write("a", "1")]], ["bad\0key"])
+
+        assert await documents(storage) == {}
+
+    async def test_nobody_sees_a_round_without_those_before_it(self, storage: Storage, other: Storage) -> None:
+        """What locks in the storage rest on: whoever finds one free finds what its last holder wrote."""
+        early = [f"early{i}" for i in range(20)]
+        done = asyncio.Event()
+
+        async def write() -> None:
+            for i in range(1, 40):
+                await storage.write_then_read([[Write(key, str(i)) for key in early], [Write("late", str(i))]])
+            done.set()
+
+        async def watch() -> None:
+            while not done.is_set():
+                await asyncio.sleep(0)
+                late = await other.read("late")
+                found = await other.read_many(early)
+                if late is not None:
+                    assert len(found) == 20
+                    assert min(int(record.value) for record in found.values()) >= int(late.value)
+
+        await asyncio.gather(write(), watch())
+
     async def test_delete_many_counts_what_was_there(self, storage: Storage) -> None:
         await storage.write_many([Write(key, "1") for key in "abcd"])
 
