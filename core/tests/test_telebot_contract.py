@@ -1,6 +1,7 @@
-"""The integration contract, held by pyTelegramBotAPI's own asynchronous bot as it polls."""
+"""The integration contract, held by pyTelegramBotAPI's own asynchronous bot: polling, and as a webhook."""
 
 import asyncio
+from unittest.mock import patch
 
 import pytest
 from bot_session.testing.integrations import IntegrationContract
@@ -47,10 +48,54 @@ class TeleBot:
         await self.polling
 
 
+class WebhookBot(TeleBot):
+    def __init__(self, *arguments):
+        from telebot.ext.aio import webhooks
+
+        super().__init__(*arguments)
+        self.api = arguments[0]
+        made = self.made = asyncio.Queue()
+
+        class Server(webhooks.Server):
+            """Theirs, which `run_webhooks` keeps to itself: as if from outside it is asked where it is, and to stop."""
+
+            async def startup(self, *arguments, **options):
+                await super().startup(*arguments, **options)
+                made.put_nowait(self)
+
+        self.patch = patch.object(webhooks, "Server", Server)
+
+    async def start(self):
+        with self.patch:
+            self.running = asyncio.create_task(
+                self.bot.run_webhooks(port=0, url_path="hook", webhook_url="http://127.0.0.1:9", secret_token="s3cret")
+            )
+            self.server = await self.made.get()
+        port = self.server.servers[0].sockets[0].getsockname()[1]
+        self.api.deliver_to(f"http://127.0.0.1:{port}/hook/", secret_token="s3cret")
+
+    async def stop(self):
+        self.server.should_exit = True
+        await self.running
+
+
 class TestPolling(IntegrationContract):
+    bot = TeleBot
+
     @pytest.fixture(autouse=True)
     def address(self, api, monkeypatch):
         monkeypatch.setattr(asyncio_helper, "API_URL", f"{api.url}/bot{{0}}/{{1}}")
 
     def make_bot(self, api, sessions, play, *, lazy=False):
-        return TeleBot(api, sessions, play, lazy)
+        return self.bot(api, sessions, play, lazy)
+
+
+class TestWebhook(TestPolling):
+    """Every update is answered at once, and handled afterwards."""
+
+    bot = WebhookBot
+
+    @pytest.fixture(autouse=True)
+    def needs_fastapi(self):
+        pytest.importorskip("fastapi")
+        pytest.importorskip("uvicorn")

@@ -1,4 +1,6 @@
-"""The integration contract, held by python-telegram-bot's own application as it polls."""
+"""The integration contract, held by python-telegram-bot's own application: polling, and as a webhook."""
+
+import socket
 
 import pytest
 from bot_session.testing.integrations import IntegrationContract
@@ -31,6 +33,9 @@ class TelegramBot:
     async def start(self):
         await self.application.initialize()
         await self.application.start()
+        await self.listen()
+
+    async def listen(self):
         await self.application.updater.start_polling()
 
     async def stop(self):
@@ -39,12 +44,35 @@ class TelegramBot:
         await self.application.shutdown()
 
 
+class WebhookBot(TelegramBot):
+    async def listen(self):
+        own = socket.create_server(("127.0.0.1", 0))
+        own.setblocking(False)
+        url = f"http://127.0.0.1:{own.getsockname()[1]}/hook"
+        await self.application.updater.start_webhook(url_path="hook", webhook_url=url, secret_token="s3cret", unix=own)
+
+
 class TestConcurrently(IntegrationContract):
     control_flow = ApplicationHandlerStop
+    bot = TelegramBot
 
     def make_bot(self, api, sessions, play, *, lazy=False):
-        return TelegramBot(api, sessions, play, self.concurrent, lazy)
+        return self.bot(api, sessions, play, self.concurrent, lazy)
 
 
 class TestOneByOne(TestConcurrently):
+    concurrent = False
+
+
+class TestWebhook(TestConcurrently):
+    """Every update is answered at once, and handled afterwards."""
+
+    bot = WebhookBot
+
+    @pytest.fixture(autouse=True)
+    def needs_tornado(self):
+        pytest.importorskip("tornado")
+
+
+class TestWebhookOneByOne(TestWebhook):
     concurrent = False
