@@ -111,6 +111,34 @@ class TestBatches:
 
         assert [None] * 50 == await asyncio.gather(*readers)
 
+    async def test_whoever_met_nobody_does_not_wait_for_company_the_next_time(self):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+
+        await storage.read("a")
+        with pytest.raises(StopIteration):  # Not even for the end of the tick.
+            storage.read("a").send(None)
+        counted.gate.clear()
+        crowd = [asyncio.create_task(storage.read(key)) for key in "abc"]
+        await asyncio.sleep(0.01)
+        counted.gate.set()
+        await asyncio.gather(*crowd)
+        await asyncio.gather(*(storage.read(key) for key in "abc"))
+
+        assert [("read", 1)] * 3 + [("read_many", 2), ("read_many", 3)] == counted.calls
+
+    async def test_more_than_may_wait_come_in_one_by_one_and_lose_nothing(self):
+        counted = Counted()
+        storage = BatchedStorage(counted, max_batch=2, max_under_way=1, max_waiting=3)
+        counted.gate.clear()
+        writes = [asyncio.create_task(storage.write(str(n), "1")) for n in range(20)]
+        await asyncio.sleep(0)
+        writes[10].cancel()
+        counted.gate.set()
+        await asyncio.gather(*writes, return_exceptions=True)
+
+        assert {str(n) for n in range(20) if n != 10} == {key async for key in counted.inner.read_all_keys()}
+
 
 class TestEachCallerAlone:
     async def test_each_has_its_own_conflict(self):

@@ -42,7 +42,7 @@ class BatchedStorage(StorageWrapper):
 
     Writes of one key happen in the order in which they were issued, and a read sees those issued before it. An
     operation that waits gathers others for the rest of the loop's tick, never longer; one that is alone takes the way
-    of a single operation. So it is with `write_then_read`: the first rounds of all, the second rounds, what they read.
+    of a single operation, without waiting if the one before it was alone too. So it is with `write_then_read`: the first rounds of all, the second rounds, what they read.
     Iteration, `touch` and batches of the caller's own pass through.
 
     Args:
@@ -161,36 +161,51 @@ class _Lane(Generic[Q, R]):
         self._many = many
         self._max_batch = max_batch
         self._max_under_way = max_under_way
-        self._room = asyncio.Semaphore(max_waiting)
+        self._max_waiting = max_waiting
         self._waiting: deque[tuple[Q, asyncio.Future[R]]] = deque()
         self._gathering = False
         self._under_way = 0
+        self._lonely = False  # Whether the last operation met no other.
+        self._outside = 0  # How many wait to join those who wait, in order.
+        self._turns = asyncio.Semaphore(0)
         self._tasks: set[asyncio.Task[None]] = set()  # The loop itself would forget them.
 
     async def submit(self, operation: Q) -> R:
         """Do an operation, together with others if there are any."""
-        async with self._room:
-            future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-            entry = (operation, future)
-            self._waiting.append(entry)
-            if self._gathering or self._under_way >= self._max_under_way:
-                return await future
-            # The first of this tick waits for the others, and then sees to all of them.
-            self._gathering = True
-            try:
-                await asyncio.sleep(0)
-            except asyncio.CancelledError:
-                self._waiting.remove(entry)
-                raise
-            finally:
-                self._gathering = False
-                alone = len(self._waiting) == 1 and self._waiting[0] is entry
-                if not alone:
-                    self._depart()
+        if self._lonely and not self._under_way:
+            return await self._go_alone(operation)  # Where nobody came the last time, nobody is waited for.
+        self._lonely = False
+        if self._outside or len(self._waiting) >= self._max_waiting:
+            await self._wait_outside()
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        entry = (operation, future)
+        self._waiting.append(entry)
+        if self._gathering or self._under_way >= self._max_under_way:
+            return await future
+        # The first of this tick waits for the others, and then sees to all of them.
+        self._gathering = True
+        try:
+            await asyncio.sleep(0)
+        except asyncio.CancelledError:
+            self._waiting.remove(entry)
+            raise
+        finally:
+            self._gathering = False
+            alone = len(self._waiting) == 1 and self._waiting[0] is entry
             if not alone:
-                return await future
-            self._waiting.clear()
-            return await self._go_alone(operation)
+                self._depart()
+        if not alone:
+            return await future
+        self._waiting.clear()
+        self._lonely = not self._under_way
+        return await self._go_alone(operation)
+
+    async def _wait_outside(self) -> None:
+        self._outside += 1
+        try:
+            await self._turns.acquire()
+        finally:
+            self._outside -= 1
 
     async def _go_alone(self, operation: Q) -> R:
         """Without a task, a future or a list: nobody else's result hangs on this one's cancellation."""
@@ -206,6 +221,8 @@ class _Lane(Generic[Q, R]):
         while self._waiting and self._under_way < self._max_under_way:
             size = min(len(self._waiting), self._max_batch)
             batch = [self._waiting.popleft() for _ in range(size)]
+            for _ in range(min(size, self._outside)):
+                self._turns.release()
             batch = [entry for entry in batch if not entry[1].done()]  # Whoever was cancelled wants nothing any more.
             if batch:
                 self._under_way += 1

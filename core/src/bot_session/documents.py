@@ -119,22 +119,32 @@ class Documents(Generic[T]):
             StorageError: It could not be read.
             DecodeError, MigrationError: It is not what the code expects; it stays as it is.
         """
-        if lease is not None and lease.found is not None:
-            return await self.unpack(key, lease.found.get(key))
-        return await self.unpack(key, await self.storage.read(key))
-
-    async def unpack(self, key: str, record: Record | None) -> Loaded[T]:
-        """Turn what was read into data. Raises as `load` does."""
+        found = None if lease is None else lease.found
+        record = await self.storage.read(key) if found is None else found.get(key)
         if record is None:
             return Loaded()
+        return self._unpack_plain(key, record) or await self._unpack_wrapped(key, record)
+
+    async def unpack(self, key: str, record: Record) -> Loaded[T]:
+        """Turn what was read into data. Raises as `load` does."""
+        return self._unpack_plain(key, record) or await self._unpack_wrapped(key, record)
+
+    def _unpack_plain(self, key: str, record: Record) -> Loaded[T] | None:
+        """Turn what was read into data if it may be there as it is: not sealed, not versioned. It needs no waiting."""
+        document = record.value
+        if self._migrations is not None or MARK in document or not self._seal.leaves(document):
+            return None
+        try:
+            data = self.codec.decode(document)
+        except CodecError as error:
+            error.key = key
+            raise
+        return Loaded(data, document, hash(document) in self._own, record.version, record.ttl, None, True)
+
+    async def _unpack_wrapped(self, key: str, record: Record) -> Loaded[T]:
         loaded: Loaded[T] = Loaded(version=record.version, left=record.ttl)
         try:
-            document = self._unsealed(key, record.value)
-            if self._migrations is None and MARK not in document:
-                loaded.data, loaded.text = self.codec.decode(document), document
-                loaded.found, loaded.canonical = True, hash(document) in self._own
-            else:
-                await self._unpack_envelope(document, loaded)
+            await self._unpack_envelope(self._unsealed(key, record.value), loaded)
         except CodecError as error:
             error.key = key
             raise
@@ -151,7 +161,8 @@ class Documents(Generic[T]):
             if migrated is None:
                 return
             document = Codec[Any]().encode(migrated)
-        loaded.data, loaded.text, loaded.found, loaded.canonical = self.codec.decode(document), document, True, False
+        loaded.data, loaded.text, loaded.found = self.codec.decode(document), document, True
+        loaded.canonical = hash(document) in self._own
 
     def canonical(self, text: str) -> str:
         """Rewrite data that may come from another program as the codec writes it."""

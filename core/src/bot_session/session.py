@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from decimal import Decimal
 
-    from .documents import Loaded
     from .leases import Lease
     from .sessions import Sessions
     from .storage import Match, Storage, Version
@@ -62,6 +61,7 @@ class Session(Generic[T]):
         "_left",
         "_loaded",
         "_place",
+        "_promise",
         "_sessions",
         "_version",
         "depth",
@@ -90,6 +90,7 @@ class Session(Generic[T]):
         self._loaded = self._held = self._cleared = self._accessed = self._closed = False
         self._filling: asyncio.Lock | None = None
         self._lease: Lease | None = None
+        self._promise: Awaitable[T | None] | None = None  # Of a lazy session.
 
     # ------------------------------------------------------------------ for handlers
 
@@ -193,14 +194,14 @@ class Session(Generic[T]):
         documents = self._sessions.documents
         if not self._cleared:
             lease = None
-            if not self._held:
+            if not self._held and not self._lock_at_once():
                 await self.hold()
                 lease = self._lease
             loaded = await documents.load(self._place, lease)
             self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
             self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
-            if loaded.found:
-                self._resume(loaded)
+            if loaded.found and self._data is _UNSET and not self._cleared:
+                self._data, self._baseline, self._canonical = cast("T", loaded.data), loaded.text, loaded.canonical
         if self._data is _UNSET:
             data = await documents.initial_data(self._context)
             if self._data is _UNSET:
@@ -213,18 +214,28 @@ class Session(Generic[T]):
             return
         try:
             if save:
-                await self._settle()
+                if self._filling is not None or self._promise is not None:
+                    await self._settle()
                 await self._store(last=True)
         finally:
             self._closed = True
             self._sessions.desk.leave(self)
-            if self._held:
+            if self._lease is not None:
                 await self._unlock()
+            elif self._held:
+                self._held = False
+                self._sessions.desk.unlock(self)
 
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
         await self.lock()
         self._check()
+
+    def _lock_at_once(self) -> bool:
+        """Take the locks if nobody has to be asked or waited for, as is the rule, and say whether that was so."""
+        sessions = self._sessions
+        self._held = sessions.lock == "process" and sessions.desk.locks.try_acquire(self.place)
+        return self._held
 
     async def lock(self) -> None:
         """Take the key's lock, unless this session has it, or is over when its turn comes."""
@@ -255,12 +266,6 @@ class Session(Generic[T]):
 
     # ------------------------------------------------------------------ its data
 
-    def _resume(self, loaded: Loaded[T]) -> None:
-        """Start with what was read, unless it was assigned or cleared while it was read."""
-        if self._data is _UNSET and not self._cleared:
-            self._data = cast("T", loaded.data)
-            self._baseline, self._canonical = loaded.text, loaded.canonical
-
     def _begin(self, data: T) -> None:
         """Start with initial data, which is not worth storing until it is changed."""
         self._data, self._canonical = data, True
@@ -284,18 +289,31 @@ class Session(Generic[T]):
                 pass
 
     async def _store(self, *, last: bool = False) -> None:
-        target = self._target()
+        documents, target = self._sessions.documents, self._target()
         if target is _UNSET:
             await self._renew()
             return
         if target is not None:
-            self._sessions.documents.verify(self._place, self._data, target)
-        if not self._held:
+            documents.verify(self._place, self._data, target)
+        if not self._held and not self._lock_at_once():
             await self.hold()
+        match: Match = ANY
+        if self._loaded:
+            match = ABSENT if self._version is None else self._version
         lease = None
         if last:
             lease, self._lease = self._lease, None
-        await self._put(target, lease)
+        try:
+            self._version = await documents.put(self._place, target, match, self._envelope, lease)
+        except ConflictError as conflict:
+            settled, self._version = await documents.settle(self._place, self._base, target, conflict)
+            if settled != target:
+                target = settled
+                self._data = cast("T", None if settled is None else documents.codec.decode(settled))
+        self._base = target
+        if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
+            self._baseline = target
+        self._loaded, self._canonical, self._cleared, self._left = True, True, False, documents.ttl
 
     def _target(self) -> Any:
         """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""
@@ -321,23 +339,6 @@ class Session(Generic[T]):
         # The texts differ, but perhaps only as another program writes the same data.
         self._baseline, self._canonical = self._sessions.documents.canonical(self._baseline), True
         return text != self._baseline
-
-    async def _put(self, target: str | None, lease: Lease | None) -> None:
-        documents = self._sessions.documents
-        match: Match = ANY
-        if self._loaded:
-            match = ABSENT if self._version is None else self._version
-        try:
-            self._version = await documents.put(self._place, target, match, self._envelope, lease)
-        except ConflictError as conflict:
-            settled, self._version = await documents.settle(self._place, self._base, target, conflict)
-            if settled != target:
-                target = settled
-                self._data = cast("T", None if settled is None else documents.codec.decode(settled))
-        self._base = target
-        if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
-            self._baseline = target
-        self._loaded, self._canonical, self._cleared, self._left = True, True, False, documents.ttl
 
     async def _renew(self) -> None:
         """With ``renew="use"``: give a session that was looked at, but not changed, its full TTL again."""
@@ -365,11 +366,10 @@ class LazySession(Session[T]):
     was there before.
     """
 
-    __slots__ = ("_locking", "_promise", "together")
+    __slots__ = ("_locking", "together")
 
     def __init__(self, sessions: Sessions[T], key: str, context: object = None) -> None:
         super().__init__(sessions, key, context)
-        self._promise: Awaitable[T | None] | None = None
         self._locking = asyncio.Lock()  # Several tasks of one handler may be the first to need the key's lock.
         self.together: Sequence[Session[Any]] = ()  # Those whose locks are taken with its own, in this order.
 
@@ -406,6 +406,9 @@ class LazySession(Session[T]):
             for session in self.together or (self,):
                 await session.lock()
             self._check()
+
+    def _lock_at_once(self) -> bool:
+        return False
 
     async def lock(self) -> None:
         async with self._locking:

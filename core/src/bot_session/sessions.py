@@ -70,14 +70,15 @@ class Opening(Generic[S_co]):
 
     async def __aenter__(self) -> S_co:
         sessions = self._sessions
-        self._session = session = sessions.desk.take(self._kind, sessions, self._key, self._context)
+        session: Any = sessions.desk.take(self._kind, sessions, self._key, self._context)
+        self._session: S_co = session
         try:
             if self._kind is Session:
                 await (session.fill() if session.depth == 1 else session.load())
         except BaseException:
             await session.finish(save=False)
             raise
-        return cast("S_co", session)
+        return self._session
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -478,9 +478,14 @@ class Storage(ABC):
             TypeError: The document is no text.
         """
         limits = self.capabilities
-        problem = key_problem(key, limits.max_key_bytes)
-        if problem:
-            raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
+        longest = limits.max_key_bytes
+        given: object = key
+        # Most keys are good, which these few steps tell.
+        plain = isinstance(given, str) and given.isascii() and "\0" not in given
+        if not plain or (longest is not None and len(key) > longest):
+            problem = key_problem(key, longest)
+            if problem:
+                raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
         if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl must be seconds above 0 and up to a hundred years, or None for ever; not {ttl!r}")
         if not isinstance(value, str):

@@ -171,21 +171,20 @@ class Table:
 
     def apply(self, cursor: sqlite3.Cursor, now: float, write: Write) -> bool:
         """Write or delete if the match holds, and return whether a row was written or deleted."""
-        values: dict[str, object] = {"key": write.key}
+        given: dict[str, object] = {"key": write.key, "now": now}
         if not isinstance(write.match, Condition):
-            values["version"] = self._bind(write.match)
-        if write.value is None:
-            # Under ABSENT there is nothing to delete.
-            return (
-                write.match is not ABSENT
-                and self._execute(
-                    cursor, DELETE if isinstance(write.match, Condition) else DELETE_VERSION, now, **values
-                ).rowcount
-                > 0
-            )
-        values |= {"value": self._bind(write.value), "expires": self._deadline(now, write.ttl)}
-        statement = _WRITES[write.match] if isinstance(write.match, Condition) else WRITE_VERSION
-        return self._execute(cursor, statement, now, **values).rowcount > 0
+            statement = WRITE_VERSION if write.value is not None else DELETE_VERSION
+            given["version"] = self._bind(write.match)
+        elif write.value is not None:
+            statement = _WRITES[write.match]
+        elif write.match is not ABSENT:
+            statement = DELETE
+        else:
+            return False  # There is nothing to delete.
+        if write.value is not None:
+            given["value"] = self._bind(write.value)
+            given["expires"] = self._deadline(now, write.ttl)
+        return cursor.execute(self._sql[statement], given).rowcount > 0
 
     def touch(self, cursor: sqlite3.Cursor, now: float, key: str, ttl: float | None) -> bool:
         """Give what is stored under ``key`` a new TTL, and return whether there was anything."""
