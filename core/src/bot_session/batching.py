@@ -42,7 +42,8 @@ class BatchedStorage(StorageWrapper):
 
     Writes of one key happen in the order in which they were issued, and a read sees those issued before it. An
     operation that waits gathers others for the rest of the loop's tick, never longer; one that is alone takes the way
-    of a single operation, without waiting if the one before it was alone too. So it is with `write_then_read`: the first rounds of all, the second rounds, what they read.
+    of a single operation, without waiting if the one before it was alone too. So it is with `write_then_read`: the
+    first rounds of all, the second rounds, what they read.
     Iteration, `touch` and batches of the caller's own pass through.
 
     Args:
