@@ -2,7 +2,9 @@
 
 import asyncio
 import inspect
+import re
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -171,44 +173,95 @@ class TestFailures:
             await eat(event(), session="a database session")
 
 
-class TestTelethon:
-    async def test_its_events_have_what_the_default_key_looks_at(self, sessions):
-        pytest.importorskip("telethon")
-        from telethon import TelegramClient, events
-        from telethon.sessions import MemorySession
-        from telethon.tl.types import Message, PeerUser
+DOCUMENT = Path(__file__).parents[2] / "docs" / "frameworks.md"
 
-        client = TelegramClient(MemorySession(), 1, "hash")
+
+def recipe(library, sessions):
+    """Run the recipe for a library, as docs/frameworks.md has it, and return what it defines."""
+    blocks = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+    [code] = [block for block in blocks if f"from {library} import" in block]
+    defined = {"sessions": sessions, "with_session": with_session}
+    exec(code, defined)
+    return defined
+
+
+class TestTelethon:
+    @pytest.fixture
+    def tl(self):
+        return pytest.importorskip("telethon.tl.types")
+
+    async def dispatch(self, client, tl, *ids):
+        """Have updates handled as the client does when they come from the network."""
+        updates = [
+            tl.UpdateNewMessage(tl.Message(number, tl.PeerUser(7), None, message="🍕"), pts=1, pts_count=1)
+            for number in ids
+        ]
+        for update in updates:
+            update._entities = {}
+        await asyncio.gather(*(client._dispatch_update(update) for update in updates))
+
+    async def test_its_recipe_counts_all_of_many_updates_at_once(self, sessions, tl):
+        client = recipe("telethon", sessions)["client"]
+        await self.dispatch(client, tl, *range(25))
+
+        assert Pizza(25) == await sessions.read("7")
+
+    async def test_what_a_handler_changed_that_stops_propagation_is_saved(self, sessions, tl):
+        from telethon import events
+
+        defined = recipe("telethon", sessions)
+        client = defined["client"]
+        client.remove_event_handler(defined["eat_with_telethon"])
 
         @client.on(events.NewMessage)
         @with_session(sessions, passthrough=(events.StopPropagation,))
-        async def eat(event, session):
+        async def stop(_, session):
             session.data.count += 1
             raise events.StopPropagation
 
-        message = Message(1, PeerUser(7), None, "🍕", from_id=PeerUser(7))
-        for _ in range(2):
-            with pytest.raises(events.StopPropagation):
-                await client.list_event_handlers()[0][0](events.NewMessage.Event(message))
+        client.add_event_handler(defined["eat_with_telethon"], events.NewMessage)
+        await self.dispatch(client, tl, 1)
 
-        assert Pizza(2) == await sessions.read("7")
+        assert Pizza(1) == await sessions.read("7")
 
 
 class TestKurigram:
-    async def test_a_key_function_looks_at_its_message(self, sessions):
-        pytest.importorskip("pyrogram")
-        from pyrogram import Client, StopPropagation
-        from pyrogram.handlers import MessageHandler
-        from pyrogram.types import Chat, Message
+    @pytest.fixture
+    def raw(self):
+        return pytest.importorskip("pyrogram.raw.types")
 
-        @with_session(sessions, key=lambda _, message: message.chat.id, passthrough=(StopPropagation,))
-        async def eat(client, message, session):
-            session.data.count += 1
-            raise StopPropagation
+    async def dispatch(self, app, raw, *ids):
+        """Have updates handled by the client's own workers, which end when they are done."""
+        ada = raw.User(id=7, first_name="Ada", usernames=[], restriction_reason=[])
+        sent = {"peer_id": raw.PeerUser(user_id=7), "date": 1, "entities": [], "restriction_reason": []}
+        await app.dispatcher.start()
+        for number in ids:
+            message = raw.Message(id=number, message="🍕", **sent)
+            update = raw.UpdateNewMessage(message=message, pts=1, pts_count=1)
+            app.dispatcher.updates_queue.put_nowait((update, {7: ada}, {}))
+        await app.dispatcher.stop()
 
-        client = Client("me", api_id=1, api_hash="hash", in_memory=True)
-        for _ in range(2):
-            with pytest.raises(StopPropagation):
-                await MessageHandler(eat).callback(client, Message(id=1, chat=Chat(id=7)))
+    async def test_its_recipe_counts_all_of_many_updates_at_once(self, sessions, raw):
+        await self.dispatch(recipe("pyrogram", sessions)["app"], raw, *range(25))
 
-        assert Pizza(2) == await sessions.read("7")
+        assert Pizza(25) == await sessions.read("7")
+
+    async def test_what_a_handler_changed_that_stops_or_continues_propagation_is_saved(self, sessions, raw):
+        from pyrogram import ContinuePropagation, StopPropagation
+
+        app = recipe("pyrogram", sessions)["app"]
+        for number, control_flow in enumerate((ContinuePropagation, StopPropagation, ZeroDivisionError)):
+
+            @app.on_message(group=-3 + number)
+            @with_session(
+                sessions,
+                key=lambda _, message: message.chat.id,
+                passthrough=(StopPropagation, ContinuePropagation),
+            )
+            async def steer(_, message, session, control_flow=control_flow):
+                session.data.count += 10
+                raise control_flow
+
+        await self.dispatch(app, raw, 1)
+
+        assert Pizza(20) == await sessions.read("7")
