@@ -34,7 +34,7 @@ LEASE_PREFIX: Final = "bot-session:lease:"
 
 SHORTEST_WAIT: Final = 0.005
 LONGEST_WAIT: Final = 0.1
-"""Seconds between two looks at a lease that somebody else holds: they double from the one to the other."""
+"""Seconds between two looks at a lease that somebody else holds: from the one they double up to the other."""
 
 logger = logging.getLogger("bot_session.leases")
 
@@ -160,7 +160,7 @@ class Lease:
 
     async def _stand_in_line(self) -> None:
         """Wait until the lease is handed over, or is gone and can be taken."""
-        pause = SHORTEST_WAIT
+        pause, holder = SHORTEST_WAIT, ""
         while True:
             found = await self._look()
             if found is None:
@@ -175,6 +175,8 @@ class Lease:
                 # The holder's time stays as it is: those who wait do not keep a dead one alive.
                 if not await self._rewrite(Write(self.key, _text(line), record.ttl, record.version)):
                     continue
+            if line.holder != holder:  # Things move: look sooner, and soonest whoever is next.
+                pause, holder = SHORTEST_WAIT * (1 + line.waiting.index(self._token)), line.holder
             await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
             pause = min(2 * pause, LONGEST_WAIT)
 

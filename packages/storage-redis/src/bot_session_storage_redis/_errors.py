@@ -66,7 +66,8 @@ def mapped(operation: str, key: str | None, storage: object, *, writes: bool) ->
 
 
 def _translated(error: BaseException, about: dict[str, Any], *, unknown: bool) -> StorageError:
-    if isinstance(error, _RIGHTS):
+    # What a script may not do is told in words, without a class of redis-py's.
+    if isinstance(error, _RIGHTS) or "ACL failure in script" in str(error):
         return SchemaError(f"Redis refuses the user or what it does: {_first_line(error)}", **about)
     codes = [code for kind, code in _CODES.items() if isinstance(error, kind)]
     if not codes and not isinstance(error, ResponseError):
