@@ -46,6 +46,10 @@ class Link(Protocol):
         """Return the next cursor of SCAN and a page of keys."""
         ...
 
+    async def close(self) -> None:
+        """Wait for the commands that are under way, each of which ends in time. The client is closed by who made it."""
+        ...
+
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
         """Split keys into groups that one script may touch, as their positions in order."""
         ...
@@ -84,6 +88,7 @@ class _Gate:
     """
 
     def __init__(self, limit: int, timeout: float) -> None:
+        self._limit = limit
         self._slots = asyncio.Semaphore(limit)
         self._timeout = timeout
 
@@ -99,6 +104,12 @@ class _Gate:
 
     async def __aexit__(self, *_: object) -> None:
         self._slots.release()
+
+    async def close(self) -> None:
+        """Wait until those who are in, and those who wait to be let in, are out: their connections can be closed."""
+        for _ in range(self._limit):
+            await self._slots.acquire()
+        self._slots = asyncio.Semaphore(self._limit)  # it may be opened again in another loop
 
 
 class Single:
@@ -144,6 +155,9 @@ class Single:
                 if connection is not None:
                     await self._pool.release(connection)
 
+    async def close(self) -> None:
+        await self._gate.close()
+
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
         return [[position for position, _ in enumerate(keys)]]
 
@@ -164,21 +178,27 @@ class Cluster:
             raise NotSentError from error
 
     async def send(self, key: bytes, *command: bytes | str | int) -> Any:
-        await self.open()
-        return await self._send(self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key)), *command)
+        async with self._gate:
+            await self.open()
+            node = self._client.nodes_manager.get_node_from_slot(self._client.keyslot(key))
+            return await self._execute(node, *command)
 
     async def masters(self) -> Sequence[Any]:
-        await self.open()
-        return self._client.get_primaries()
+        async with self._gate:
+            await self.open()
+            return self._client.get_primaries()
 
     async def scan(self, master: Any, *arguments: bytes | str | int) -> tuple[int, list[bytes]]:
-        cursors, page = await self._send(master, "SCAN", *arguments)
+        async with self._gate:
+            cursors, page = await self._execute(master, "SCAN", *arguments)
         return next(iter(cursors.values())), page
 
-    async def _send(self, node: Any, *command: Any) -> Any:
-        async with self._gate:
-            # A command to a named node is not repeated.
-            return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+    async def _execute(self, node: Any, *command: Any) -> Any:
+        # A command to a named node is not repeated.
+        return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+
+    async def close(self) -> None:
+        await self._gate.close()
 
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
         slots: dict[int, list[int]] = {}

@@ -207,6 +207,7 @@ class RedisStorage(Storage):
             raise
 
     async def _close(self) -> None:
+        await self._link.close()
         if self._close_client is not None:
             await self._close_client()
 

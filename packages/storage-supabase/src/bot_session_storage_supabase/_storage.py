@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from bot_session.errors import ConfigurationError, StorageError, UnavailableError
+from bot_session.errors import ClosedError, ConfigurationError, StorageError, UnavailableError
 from bot_session.redaction import redact_url
 from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, part_of_batch
 from supabase import AsyncClient, AsyncClientOptions
@@ -88,6 +89,8 @@ class SupabaseStorage(Storage):
         self._table = table
         self._timeout = timeout
         self._http: httpx.AsyncClient | None = None
+        self._under_way = 0
+        self._all_done: asyncio.Future[None] | None = None
         self._client = project if isinstance(project, AsyncClient) else None
         self._ddl = render(schema, table, key_column, value_column, expires_column)
 
@@ -125,6 +128,10 @@ class SupabaseStorage(Storage):
     async def _close(self) -> None:
         if self._http is not None:
             http, self._http, self._client = self._http, None, None
+            # httpx forgets a connection that is being made while it closes. Every request ends in time.
+            if self._under_way:
+                self._all_done = asyncio.get_running_loop().create_future()
+                await self._all_done
             await http.aclose()
 
     # ------------------------------------------------------------------ reading
@@ -262,10 +269,19 @@ class SupabaseStorage(Storage):
         writing: bool = False,
     ) -> T:
         """Call a function in the database. Whatever is not the answer that it gives is an error."""
-        assert self._client is not None  # noqa: S101 - it is there as long as the storage is open
-        with mapped(writing=writing, operation=operation, key=key, storage=self):
-            response = await self._client.rpc(function_name(self._table, function), {"p_argument": argument}).execute()
-            return msgspec.convert(response.data, Answer[answer_type]).answer  # type: ignore[valid-type]
+        client = self._client
+        if client is None:  # closed between two requests of one call
+            raise ClosedError("the storage was closed meanwhile", operation=operation, key=key, storage=self)
+        self._under_way += 1
+        try:
+            with mapped(writing=writing, operation=operation, key=key, storage=self):
+                response = await client.rpc(function_name(self._table, function), {"p_argument": argument}).execute()
+                return msgspec.convert(response.data, Answer[answer_type]).answer  # type: ignore[valid-type]
+        finally:
+            self._under_way -= 1
+            if self._all_done is not None and not self._under_way:
+                self._all_done.set_result(None)
+                self._all_done = None
 
     def __repr__(self) -> str:
         address = self._project if isinstance(self._project, str) else str(self._project.supabase_url)
