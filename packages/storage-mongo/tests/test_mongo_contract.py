@@ -130,6 +130,7 @@ class TestMotorContract(TestMongoContract):
     """Collections of Motor's, whose clients live as long as a test."""
 
     client_class = AsyncIOMotorClient
+    owns_client = False
 
     @pytest.fixture
     async def make_storage(self, proxy: None) -> AsyncIterator[MakeStorage]:

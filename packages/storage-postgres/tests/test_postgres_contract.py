@@ -112,6 +112,7 @@ class TestPostgresContract(StorageContract):
 class TestPostgresContractOnAnInjectedConnection(TestPostgresContract):
     """One connection for all storages of a test."""
 
+    owns_client = False
     machine_examples = 5
 
     @pytest.fixture

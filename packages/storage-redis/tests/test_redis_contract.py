@@ -76,6 +76,8 @@ class TestOneServer(OnRedis):
 
 
 class TestInjectedClient(OnRedis):
+    owns_client = False
+
     @pytest.fixture(params=[False, True], ids=["bytes", "decoded"])
     async def make_storage(self, raw, request):
         async with Redis.from_url(self.url, decode_responses=request.param) as client:

@@ -6,7 +6,11 @@ Storages that are broken on purpose, each in a way seen in the field: the contra
 
 from __future__ import annotations
 
+from . import lives as lives
 from .sound import Client, Database, SoundStorage
-from .storages import BROKEN, Broken
+from .storages import Broken
 
 __all__ = ["BROKEN", "Broken", "Client", "Database", "SoundStorage"]
+
+BROKEN: tuple[type[Broken], ...] = tuple(Broken.__subclasses__())
+"""All of them."""

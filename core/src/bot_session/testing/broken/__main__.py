@@ -9,7 +9,7 @@ from io import StringIO
 
 import pytest
 
-from .storages import BROKEN
+from . import BROKEN
 
 SUITE = "bot_session.testing.broken.suite"
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from bot_session.errors import SchemaError, UnavailableError
 from bot_session.memory import MemoryStorage
 from bot_session.storage import ANY, Capabilities, Match, Record, Version
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = ["Client", "Database", "Documents", "SoundStorage"]
 
@@ -26,6 +31,8 @@ class Database:
         self.sessions: Documents | None = None
         self.orders: dict[str, str] = {}
         self.forbidden: set[str] = set()
+        self.created = time.monotonic()
+        self.changes: dict[str, int] = {}
 
     async def create_sessions(self) -> None:
         """Create the table, which takes a while, and fails if somebody else was faster."""
@@ -106,16 +113,28 @@ class SoundStorage(MemoryStorage):
         if self._owns_client:
             self.client.close()
 
+    @contextmanager
+    def _during(self, operation: str, key: str) -> Iterator[None]:
+        """Say in an outage what it was that could not be done."""
+        try:
+            yield
+        except UnavailableError as error:
+            error.operation, error.key = operation, key
+            raise
+
     async def read(self, key: str) -> Record | None:
         await asyncio.sleep(0)
-        return await super().read(key)
+        with self._during("read", key):
+            return await super().read(key)
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         await asyncio.sleep(0)
         if key in self.database.forbidden:
             raise SchemaError("a constraint forbids it", operation="write", key=key, storage=self)
-        return await super().write(key, value, ttl=ttl, match=match)
+        with self._during("write", key):
+            return await super().write(key, value, ttl=ttl, match=match)
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         await asyncio.sleep(0)
-        return await super().delete(key, match=match)
+        with self._during("delete", key):
+            return await super().delete(key, match=match)

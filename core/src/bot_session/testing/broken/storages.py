@@ -1,4 +1,4 @@
-"""The broken storages. The docstring of each says what is wrong; ``caught_by`` names the test that must fail."""
+"""Broken in what they keep. The docstring of each says what is wrong; ``caught_by`` names the test that must fail."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import asyncio
 import fnmatch
 import json
 import unicodedata
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
-from bot_session.errors import ConflictError, SchemaError, UnavailableError
+from bot_session.errors import ConflictError, UnavailableError
 from bot_session.storage import ABSENT, ANY, Match, Record, Version, Write, WriteResult, conflicts_only
 
 from .sound import SoundStorage
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from .sound import Client, Database
 
-__all__ = ["BROKEN", "Broken"]
+__all__ = ["Broken"]
 
 PAGE = 1_000
 
@@ -73,6 +74,36 @@ class CachesReads(Broken):
                 return None
             self._cache[key] = record
         return self._cache[key]
+
+
+class CutsLongDocuments(Broken):
+    """Says that it has no limit and cuts documents at four megabytes."""
+
+    caught_by = "test_the_longest_document_is_taken_and_one_byte_more_is_refused"
+    capabilities = replace(SoundStorage.capabilities, max_value_bytes=None)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return await super().write(key, value[: 4 * 1024 * 1024], ttl=ttl, match=match)
+
+
+class NullIsNothing(Broken):
+    """Asks whether there is a value where it should ask whether there is a row: ``null`` is a document too."""
+
+    caught_by = "test_a_document_comes_back_as_it_was"
+
+    async def has(self, key: str) -> bool:
+        record = await self.read(key)
+        return record is not None and record.value != "null"
+
+
+class ShowsDocuments(Broken):
+    """Prints versions, which are the documents here, where it tells of a conflict: the logs are full of users' data."""
+
+    caught_by = "test_documents_do_not_show_in_errors_or_reprs"
+
+    def _conflict(self, operation: str, key: str, match: Match, actual: Version | None = None) -> ConflictError:
+        reason = f"expected {match}, found {actual}"
+        return ConflictError(reason, operation=operation, key=key, storage=self, expected=match, actual=actual)
 
 
 class BlindToCase(Broken):
@@ -177,6 +208,46 @@ class ExpiredBlocksAbsent(Broken):
         return await super().write(key, value, ttl=ttl, match=match)
 
 
+class ReportsTheFirstTtl(Broken):
+    """Reports the TTL that was set instead of what is left of it: whoever copies a session prolongs its life."""
+
+    caught_by = "test_a_document_expires_by_the_clock_and_not_before"
+
+    def _live(self, key: str) -> Record | None:
+        record = super()._live(key)
+        if record is None or record.ttl is None:
+            return record
+        return Record(record.value, record.version, self._clock() + record.ttl - self.database.created)
+
+
+class LookingProlongs(Broken):
+    """Gives a document that is listed a new TTL: an export keeps everybody's sessions alive."""
+
+    caught_by = "test_a_document_expires_by_the_clock_and_not_before"
+
+    async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        async for key in super().read_all_keys(prefix, batch_size=batch_size):
+            record = self._live(key)
+            if record is not None and record.ttl is not None:
+                self._entries[key] = (record.value, self._clock() + 600.0)
+            yield key
+
+
+class TouchesWhatWasDeleted(Broken):
+    """Touches by writing back what it has read: what is deleted in between is there again."""
+
+    caught_by = "test_touch_brings_nothing_back_that_is_deleted_meanwhile"
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        self._validate("touch", key, ttl=ttl)
+        record = await self.read(key)
+        if record is None:
+            return False
+        await asyncio.sleep(0)
+        await self.write(key, (self._live(key) or record).value, ttl=ttl)
+        return True
+
+
 class TouchResurrects(Broken):
     """Touches with an upsert, or without asking for the expiry: the dead come back."""
 
@@ -246,6 +317,64 @@ class DeletesAnyway(Broken):
         return await super().delete(key)
 
 
+class ComparesWithoutCase(Broken):
+    """Compares documents in a column that ignores case: two that differ in nothing else have one version."""
+
+    caught_by = "test_documents_that_are_nearly_alike_have_versions_of_their_own"
+
+    def _live(self, key: str) -> Record | None:
+        record = super()._live(key)
+        return record and Record(record.value, Version(record.value.lower()), record.ttl)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        return Version((await super().write(key, value, ttl=ttl, match=match)).lower())
+
+
+class CountsFromOne(Broken):
+    """Counts the changes of a document, and from one again after a delete: a stale writer fits the new session."""
+
+    caught_by = "test_the_version_from_before_a_delete_does_not_fit_what_came_after"
+
+    def __init__(self, database: Database, *, client: Client | None = None) -> None:
+        super().__init__(database, client=client)
+        self._changes = database.changes
+
+    def _live(self, key: str) -> Record | None:
+        record = super()._live(key)
+        return record and Record(record.value, Version(str(self._changes.get(key, 0))), record.ttl)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        await super().write(key, value, ttl=ttl, match=match)
+        self._changes[key] = self._changes.get(key, 0) + 1
+        return Version(str(self._changes[key]))
+
+    async def delete(self, key: str, *, match: Match = ANY) -> bool:
+        existed = await super().delete(key, match=match)
+        self._changes.pop(key, None)
+        return existed
+
+
+class WritesTheWholeFile(Broken):
+    """Keeps everything in one file and writes it back whole, locked within the process: others' documents are lost."""
+
+    caught_by = "test_writers_of_different_keys_leave_each_other_alone"
+
+    def __init__(self, database: Database, *, client: Client | None = None) -> None:
+        super().__init__(database, client=client)
+        self._lock = asyncio.Lock()
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        if self._state != "open":
+            await self._ready("write", key)
+        async with self._lock:
+            whole = dict(self._entries)
+            version = await super().write(key, value, ttl=ttl, match=match)
+            whole[key] = self._entries[key]
+            self._entries.clear()
+            self._entries.update(whole)
+        return version
+
+
 # ---------------------------------------------------------------------- iteration
 
 
@@ -280,6 +409,17 @@ class ReadsOnePage(Broken):
         async for key in super().read_all_keys(prefix, batch_size=batch_size):
             if key in page:
                 yield key
+
+
+class ListsEverybodysValues(Broken):
+    """Minds the prefix when it lists keys but not when it lists documents."""
+
+    caught_by = "test_a_prefix_is_literal"
+
+    async def read_all_values(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
+        self._validate_listing("read_all_values", prefix, batch_size)
+        async for value in super().read_all_values(batch_size=batch_size):
+            yield value
 
 
 class SkipsByOffset(Broken):
@@ -382,116 +522,8 @@ class StopsAtARefusal(Broken):
         return list(conflicts_only(await super().write_many(writes)))
 
 
-# ---------------------------------------------------------------------- life and faults
+class CallsItselfAtomic(Broken):
+    """Calls its batches transactions and writes one operation after the other: others see half of one."""
 
-
-class CreatesTwice(Broken):
-    """Creates its table without minding that other workers start at the same moment."""
-
-    caught_by = "test_many_instances_open_a_new_database_at_once"
-
-    async def _create(self) -> None:
-        if self.database.sessions is None:
-            try:
-                await self.database.create_sessions()
-            except FileExistsError as error:
-                raise SchemaError("the table cannot be created", operation="open", storage=self) from error
-
-
-class ClosesTwice(Broken):
-    """Closes its client again, which is an error with most drivers."""
-
-    caught_by = "test_opening_and_closing_twice_is_no_error"
-
-    async def close(self) -> None:
-        if self._state == "closed":
-            raise RuntimeError("the client is closed already")
-        await super().close()
-
-
-class WorksAfterClosing(Broken):
-    """Connects again when it is used after closing, and nobody ever closes that connection."""
-
-    caught_by = "test_after_closing_every_method_raises_closed_error"
-
-    async def _ready(self, operation: str, key: str | None = None) -> None:  # noqa: ARG002
-        await self.open()
-
-
-class ClosesInjectedClient(Broken):
-    """Closes a client that it was given: the rest of the program stands without one."""
-
-    caught_by = "test_an_injected_client_stays_open"
-
-    async def _close(self) -> None:
-        self.client.close()
-
-
-class FlushesDatabase(Broken):
-    """Clears the whole database to clear itself: other programs' data is gone."""
-
-    caught_by = "test_what_others_keep_in_the_database_is_neither_seen_nor_touched"
-
-    async def purge(self) -> int:
-        count = await super().purge()
-        self.database.orders.clear()
-        return count
-
-
-class ErrorsAreMisses(Broken):
-    """Returns None when the database does not answer: the session starts afresh and overwrites the old one."""
-
-    caught_by = "test_an_unreachable_backend_is_an_error_and_never_a_miss"
-
-    async def read(self, key: str) -> Record | None:
-        try:
-            return await super().read(key)
-        except UnavailableError:
-            return None
-
-
-class CutsAreMisses(Broken):
-    """Takes a broken connection for an empty answer."""
-
-    caught_by = "test_after_a_cut_no_call_takes_an_error_for_a_miss"
-
-    async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
-        try:
-            return await super().read_many(keys)
-        except UnavailableError:
-            return {}
-
-
-class NeverReconnects(Broken):
-    """Keeps the broken connection for ever: after a restart of the database the bot must be restarted."""
-
-    caught_by = "test_after_a_cut_it_works_again"
-
-    async def _open(self) -> None:
-        await super()._open()
-        self.client.reconnects = False
-
-
-class LocksForEver(Broken):
-    """Takes a lock, or a connection of its pool, and does not give it back when the call is cancelled."""
-
-    caught_by = "test_cancelled_calls_leave_it_usable"
-
-    def __init__(self, database: Database, *, client: Client | None = None) -> None:
-        super().__init__(database, client=client)
-        self._lock = asyncio.Lock()
-
-    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
-        self._validate("write", key, value, ttl)
-        await self._lock.acquire()
-        try:
-            version = await super().write(key, value, ttl=ttl, match=match)
-        except ConflictError:
-            self._lock.release()
-            raise
-        self._lock.release()
-        return version
-
-
-BROKEN: tuple[type[Broken], ...] = tuple(Broken.__subclasses__())
-"""All of them."""
+    caught_by = "test_an_atomic_batch_happens_as_a_whole_or_not_at_all"
+    capabilities = replace(SoundStorage.capabilities, atomic_batches=True)

@@ -9,8 +9,8 @@ import pytest
 
 from bot_session.testing.contract import StorageContract
 
+from . import BROKEN
 from .sound import Client, Database, SoundStorage
-from .storages import BROKEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -52,6 +52,9 @@ class ContractBase:
     connected: ClassVar[bool] = True
     """There is a connection that can break. False where storage and backend are one, as with memory and files."""
 
+    owns_client: ClassVar[bool] = True
+    """What `make_storage` makes connects by itself. False where it injects a client, which belongs to one loop."""
+
     crowd_size: ClassVar[int] = 2_000
     """How many documents of others `crowd` puts into the database."""
 
@@ -114,6 +117,19 @@ class ContractBase:
         return {}
 
     # ------------------------------------------------------------------ for the tests
+
+    @pytest_asyncio.fixture(autouse=True)
+    async def in_time(self) -> AsyncIterator[None]:
+        """Cancel a test that hangs: whoever tries a storage need not have pytest-timeout, nor wait for ever."""
+        loop = asyncio.get_running_loop()
+
+        def give_up() -> None:
+            for task in asyncio.all_tasks(loop):
+                task.cancel(f"the storage hangs: nothing for {6 * self.patience} seconds")
+
+        timer = loop.call_later(6 * self.patience, give_up)
+        yield
+        timer.cancel()
 
     @pytest_asyncio.fixture
     async def storage(self, make_storage: MakeStorage) -> AsyncIterator[Storage]:

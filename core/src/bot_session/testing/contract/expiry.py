@@ -14,6 +14,8 @@ from bot_session.storage import ABSENT, MAX_TTL, PRESENT, Write
 from .base import ContractBase, keys_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from bot_session.storage import Storage
 
 __all__ = ["Expiry"]
@@ -35,14 +37,21 @@ class Expiry(ContractBase):
 
     @pytest.mark.parametrize("ttl", [90.0, 90.7, 59.001, 86_400.0, 86_400.0 * 30, 3_600, MAX_TTL])
     async def test_the_remaining_ttl_is_reported_and_rounded_up_never_down(self, storage: Storage, ttl: float) -> None:
-        started = time.monotonic()
-        await storage.write("k", "1", ttl=ttl)
-        left = await remaining(storage, "k")
-        elapsed = time.monotonic() - started
         longest = ttl + storage.capabilities.ttl_resolution
+        await storage.write("touch", "1")
+        settings: dict[str, Callable[[], Awaitable[object]]] = {
+            "write": lambda: storage.write("write", "1", ttl=ttl),
+            "write_many": lambda: storage.write_many([Write("write_many", "1", ttl=ttl)]),
+            "touch": lambda: storage.touch("touch", ttl),
+        }
+        for method, call in settings.items():
+            started = time.monotonic()
+            await call()
+            left = await remaining(storage, method)
+            elapsed = time.monotonic() - started
 
-        assert left is not None
-        assert ttl - elapsed - CLOCK_SLACK <= left <= longest + CLOCK_SLACK
+            assert left is not None
+            assert ttl - elapsed - CLOCK_SLACK <= left <= longest + CLOCK_SLACK, f"as {method} set it"
 
     async def test_every_way_of_reading_reports_the_same_ttl(self, storage: Storage) -> None:
         await storage.write_many([Write("k", "1", ttl=600.0), Write("ever", "1")])
@@ -62,10 +71,11 @@ class Expiry(ContractBase):
         assert await remaining(storage, "k") is None
 
     async def test_replacing_clears_the_ttl(self, storage: Storage) -> None:
-        await storage.write("k", "1", ttl=600.0)
-        await storage.write("k", "2")
+        for value in ("2", "2"):  # another document, and the same one again
+            await storage.touch("k", 600.0)
+            await storage.write("k", value)
 
-        assert await remaining(storage, "k") is None
+            assert await remaining(storage, "k") is None
 
     async def test_replacing_sets_the_ttl(self, storage: Storage) -> None:
         await storage.write("k", "1")
@@ -93,6 +103,8 @@ class Expiry(ContractBase):
         assert await remaining(storage, "k") == pytest.approx(600.0, abs=10.0)
         assert await storage.touch("k", 86_400.0) is True
         assert await remaining(storage, "k") == pytest.approx(86_400.0, abs=10.0)
+        assert await storage.touch("k", 60.0) is True
+        assert await remaining(storage, "k") == pytest.approx(60.0, abs=10.0)
         assert await storage.touch("k", None) is True
 
         record = await storage.read("k")
@@ -130,6 +142,14 @@ class Expiry(ContractBase):
         assert record is not None
         assert record.value == "30"
 
+    async def test_touch_brings_nothing_back_that_is_deleted_meanwhile(self, storage: Storage, other: Storage) -> None:
+        for i in range(10):
+            await storage.write("k", "1")
+            pair = (storage.touch("k", 600.0), other.delete("k"))
+            await asyncio.gather(*(pair if i % 2 else reversed(pair)))
+
+            assert await storage.read("k") is None
+
     @pytest.mark.parametrize("ttl", BAD_TTLS, ids=str)
     async def test_a_bad_ttl_is_a_value_error_and_nothing_is_written(self, storage: Storage, ttl: Any) -> None:
         await storage.write("k", "1", ttl=600.0)
@@ -152,10 +172,16 @@ class Expiry(ContractBase):
         ttl, step = 0.3, storage.capabilities.ttl_resolution
         started = time.monotonic()
         await storage.write("k", "1", ttl=ttl)
-        written = time.monotonic()
-        while await storage.read("k") is not None:
-            assert time.monotonic() - written < ttl + 2 * step + 2.0
+        asked = written = time.monotonic()
+        while (record := await storage.read("k")) is not None:
+            assert record.ttl is not None
+            # What is reported shrinks with time, whoever looks, and what has none left is not reported.
+            assert 0 < record.ttl <= written + ttl + step - asked + CLOCK_SLACK
+            await storage.has("k")
+            await storage.read_many(["k"])
+            assert await keys_of(storage) in ([], ["k"])
             await asyncio.sleep(0.02)
+            asked = time.monotonic()
 
         assert time.monotonic() - started >= ttl - CLOCK_SLACK
 
@@ -172,9 +198,10 @@ class Expiry(ContractBase):
         assert await storage.has("k") is False
 
     async def test_expired_is_absent_for_delete(self, storage: Storage) -> None:
-        await self.write_expired(storage, ["a", "b", "c"])
+        await self.write_expired(storage, ["a", "b", "c", "d"])
 
         assert await storage.delete("a") is False
+        assert await storage.delete("d", match=ABSENT) is False
         assert await storage.write_many([Write("b", None)]) == [False]
         assert await storage.delete_many(["c"]) == 0
 
@@ -208,7 +235,7 @@ class Expiry(ContractBase):
         assert await remaining(storage, "a") is None
 
     async def test_purge_counts_what_expired_and_leaves_the_rest(self, storage: Storage, other: Storage) -> None:
-        await storage.write_many([Write("ever", "1"), Write("live", "1", ttl=600.0)])
+        await storage.write_many([Write("ever", "{}"), Write("live", "1", ttl=30.0)])
         await self.write_expired(storage, ["a", "b", "c"])
         counted = await other.purge()
 

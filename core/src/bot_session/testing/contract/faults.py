@@ -5,18 +5,17 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from bot_session.errors import StorageError, UnavailableError
-from bot_session.storage import ABSENT, Write
+from bot_session.storage import PRESENT, Write
 
 from .base import ContractBase, keys_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
-    from typing import Any
 
     from bot_session.storage import Storage
 
@@ -24,18 +23,21 @@ __all__ = ["Faults"]
 
 
 def calls_of(storage: Storage) -> dict[str, Callable[[], Coroutine[Any, Any, Any]]]:
-    """Return a call of every method, by name."""
+    """Return a call of every method, by name, for when `BEFORE` is stored."""
 
     async def iterate() -> list[str]:
         return [key async for key in storage.read_all_keys(batch_size=2)]
 
-    async def iterate_entries() -> list[object]:
-        return [entry async for entry in storage.read_all_entries(batch_size=2)]
+    async def iterate_entries() -> list[str]:
+        return [key async for key, _ in storage.read_all_entries(batch_size=2)]
+
+    async def iterate_values() -> list[str]:
+        return [value async for value in storage.read_all_values(batch_size=2)]
 
     return {
         "read": lambda: storage.read("k"),
         "write": lambda: storage.write("k", "1"),
-        "write with a match": lambda: storage.write("k", "1", match=ABSENT),
+        "write with a match": lambda: storage.write("k", "1", match=PRESENT),
         "delete": lambda: storage.delete("k"),
         "has": lambda: storage.has("k"),
         "touch": lambda: storage.touch("k", 60.0),
@@ -44,14 +46,41 @@ def calls_of(storage: Storage) -> dict[str, Callable[[], Coroutine[Any, Any, Any
         "delete_many": lambda: storage.delete_many(["k", "l"]),
         "read_all_keys": iterate,
         "read_all_entries": iterate_entries,
+        "read_all_values": iterate_values,
         "check": storage.check,
     }
+
+
+BEFORE = {"k": "0", "l": "0"}
+RETURNS: dict[str, Callable[[Any], bool]] = {
+    "read": lambda record: record is not None,
+    "write": lambda version: isinstance(version, str),
+    "write with a match": lambda version: isinstance(version, str),
+    "delete": lambda existed: existed is True,
+    "has": lambda found: found is True,
+    "touch": lambda found: found is True,
+    "read_many": lambda found: found.keys() == BEFORE.keys(),
+    "write_many": lambda results: isinstance(results[0], str) and results[1] is True,
+    "delete_many": lambda count: count == 2,
+    "read_all_keys": lambda keys: set(keys) >= BEFORE.keys(),
+    "read_all_entries": lambda keys: set(keys) >= BEFORE.keys(),
+    "read_all_values": lambda values: len(values) >= len(BEFORE),
+}
+"""What the calls return if they return at all."""
+AFTER = {
+    "write": {"k": "1", "l": "0"},
+    "write with a match": {"k": "1", "l": "0"},
+    "delete": {"l": "0"},
+    "write_many": {"k": "1"},
+    "delete_many": {},
+}
+"""What is stored then, where that is not what was there before."""
 
 
 class Faults(ContractBase):
     """An error is never a miss."""
 
-    @pytest.mark.parametrize("method", ["open", "read", "write", "read_many", "read_all_keys", "check"])
+    @pytest.mark.parametrize("method", ["open", "check", *RETURNS])
     async def test_an_unreachable_backend_is_an_error_and_never_a_miss(self, method: str) -> None:
         storage = self.make_unreachable()
         call = storage.open if method == "open" else calls_of(storage)[method]
@@ -66,18 +95,32 @@ class Faults(ContractBase):
         assert caught.value.__cause__ is not None
         assert time.monotonic() - started < self.patience
 
-    async def test_after_a_cut_no_call_takes_an_error_for_a_miss(self, storage: Storage) -> None:
-        expected = {"read": True, "has": True, "read_many": True, "read_all_keys": True, "read_all_entries": True}
-        for method in expected:
+    @pytest.mark.parametrize("method", RETURNS)
+    async def test_after_a_cut_no_call_takes_an_error_for_a_miss(self, storage: Storage, method: str) -> None:
+        for _ in range(2):
             await self.settled(storage)
             await self.cut_connection(storage)
             try:
-                found = bool(await asyncio.wait_for(calls_of(storage)[method](), self.patience))
+                result = await asyncio.wait_for(calls_of(storage)[method](), self.patience)
             except StorageError as error:
                 assert isinstance(error, UnavailableError)
                 assert error.__cause__ is not None
+                assert error.storage is not None
+                if method in {"read", "write", "delete"}:
+                    assert (method, "k") == (error.operation, error.key)
             else:
-                assert found, f"{method} took the broken connection for nothing stored"
+                await self.did(storage, method, result)
+
+    async def test_after_a_cut_purge_takes_no_error_for_nothing_to_do(self, storage: Storage) -> None:
+        await self.settled(storage)
+        await self.write_expired(storage, ["expired"])
+        await self.cut_connection(storage)
+        try:
+            purged = await asyncio.wait_for(storage.purge(), self.patience)
+        except UnavailableError as error:
+            assert error.__cause__ is not None
+        else:
+            assert purged == (0 if storage.capabilities.native_expiry else 1)
 
     async def test_after_a_cut_it_works_again(self, storage: Storage) -> None:
         for _ in range(3):
@@ -85,33 +128,41 @@ class Faults(ContractBase):
             await self.cut_connection(storage)
         await self.settled(storage)
 
-        assert await keys_of(storage) == ["k"]
+        assert await keys_of(storage) == sorted(BEFORE)
 
     async def settled(self, storage: Storage) -> None:
         """Write until it works: every connection of a pool may be broken, and each may say so once."""
         async with asyncio.timeout(self.patience):
             while True:
                 try:
-                    await storage.write("k", "1")
+                    await storage.write_many([Write(key, value) for key, value in BEFORE.items()])
                 except UnavailableError:
                     await asyncio.sleep(0.01)
                 else:
                     return
 
-    @pytest.mark.parametrize("method", [
-        "read", "write", "write with a match", "delete", "touch", "read_many", "write_many", "read_all_entries",
-    ])  # fmt: skip
+    async def did(self, storage: Storage, method: str, result: object) -> None:
+        """Assert that a call which returned, whatever happened to it, did what it says."""
+        assert RETURNS[method](result), f"{method} returned {result!r}"
+        found = await storage.read_many(list(BEFORE))
+
+        assert AFTER.get(method, BEFORE) == {key: record.value for key, record in found.items()}, method
+
+    @pytest.mark.parametrize("method", RETURNS)
     async def test_cancelled_calls_leave_it_usable(self, storage: Storage, method: str) -> None:
         await storage.write_many([Write(f"k{i}", "1") for i in range(10)])
-        for ticks in range(40):
+        for ticks in range(32):
+            await self.settled(storage)
             task = asyncio.create_task(calls_of(storage)[method]())
             for _ in range(ticks % 8):
                 await asyncio.sleep(0)
             task.cancel()
             result = (await asyncio.gather(task, return_exceptions=True))[0]
-            # What was done before the cancellation came may return, or tell of a conflict; nothing else.
-            if isinstance(result, BaseException) and not isinstance(result, asyncio.CancelledError):
-                assert method == "write with a match", f"a cancelled call raised {result!r}"
+            # What was done before the cancellation came may return; but nobody makes something up.
+            if not isinstance(result, BaseException):
+                await self.did(storage, method, result)
+            else:
+                assert isinstance(result, asyncio.CancelledError), f"a cancelled call raised {result!r}"
         async with asyncio.timeout(self.patience):
             await asyncio.gather(*(storage.write(f"after{i}", str(i)) for i in range(20)))
             found = await storage.read_many([f"after{i}" for i in range(20)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,8 @@ from .keys import HOSTILE_KEYS
 
 if TYPE_CHECKING:
     from bot_session.storage import Storage
+
+    from .base import MakeStorage
 
 __all__ = ["Iteration"]
 
@@ -40,7 +43,11 @@ class Iteration(ContractBase):
         )
         await fill(storage, keys)
 
-        assert [key for key in keys if key.startswith(prefix)] == await keys_of(storage, prefix)
+        expected = [key for key in keys if key.startswith(prefix)]
+
+        assert expected == await keys_of(storage, prefix)
+        assert expected == sorted([key async for key, _ in storage.read_all_entries(prefix)])
+        assert len(expected) == len([value async for value in storage.read_all_values(prefix)])
 
     async def test_sibling_prefixes_are_told_apart(self, storage: Storage) -> None:
         await fill(storage, ["app:1", "app2:1", "app_2:1", "app", "ap:1", "app:2:3", "App:1"])
@@ -100,12 +107,15 @@ class Iteration(ContractBase):
     async def test_deleting_each_key_as_it_comes_skips_none(self, storage: Storage, other: Storage) -> None:
         keys = sorted(f"k{i}" for i in range(40))
         await fill(storage, keys)
-        came = []
-        async for key in storage.read_all_keys(batch_size=5):
-            came.append(key)
-            await other.delete(key)
+        came: list[str] = []
+        # The loop's body may use the very storage that it iterates over.
+        async with asyncio.timeout(2 * self.patience):
+            async for key in storage.read_all_keys(batch_size=5):
+                came.append(key)
+                await (storage, other)[len(came) % 2].delete(key)
 
         assert keys == sorted(came)
+        assert await keys_of(storage) == []
 
     async def test_what_lives_throughout_comes_once_while_others_come_and_go(
         self, storage: Storage, other: Storage
@@ -125,14 +135,33 @@ class Iteration(ContractBase):
         assert lasting == sorted(key for key in came if key in lasting)
         assert len(came) == len(set(came))
 
-    async def test_leaving_early_harms_nothing(self, storage: Storage) -> None:
+    async def test_leaving_early_harms_nothing(self, storage: Storage, other: Storage) -> None:
         keys = sorted(f"k{i}" for i in range(20))
         await fill(storage, keys)
         for _ in range(30):
             async for _ in storage.read_all_keys(batch_size=3):
                 break
+        async with asyncio.timeout(self.patience):
+            await other.write("k0", "2")
+            await storage.write("k1", "2")
 
         assert keys == await keys_of(storage)
+
+    async def test_closing_never_just_ends_the_loop(self, make_storage: MakeStorage) -> None:
+        keys = sorted(f"k{i}" for i in range(60))
+        for method in ("read_all_keys", "read_all_entries"):
+            came: list[object] = []
+            async with make_storage() as storage:
+                await fill(storage, keys)
+                try:
+                    async for item in getattr(storage, method)(batch_size=2):
+                        came.append(item)
+                        if len(came) == 1:
+                            await storage.close()
+                except StorageError:
+                    continue
+            # Having had them all already is as good as an error. Ending early is not.
+            assert len(came) == len(keys), f"{method} gave {len(came)} of {len(keys)} and ended as if that were all"
 
     async def test_iterations_may_run_side_by_side(self, storage: Storage) -> None:
         keys = sorted(f"k{i}" for i in range(6))

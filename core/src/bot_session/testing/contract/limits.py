@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from typing import TYPE_CHECKING
 
 import pytest
 
-from bot_session.errors import InvalidKeyError, ValueTooLargeError
+from bot_session.errors import InvalidKeyError, StorageError, ValueTooLargeError
 from bot_session.storage import Capabilities, Storage, Write
 
 from .base import ContractBase, keys_of
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Limits"]
 
-LARGEST_TRIED = 32 * 1024 * 1024
+LONGEST_KEY_TRIED = 64 * 1024
+LARGEST_TRIED = 16 * 1024 * 1024
+"""Where no limit is declared, or one that is more than a test should send."""
 
 
 class Limits(ContractBase):
@@ -59,18 +62,50 @@ class Limits(ContractBase):
         assert record is not None
         assert record.value == "1"
 
+    async def test_an_atomic_batch_happens_as_a_whole_or_not_at_all(self, storage: Storage, other: Storage) -> None:
+        self.applies(storage.capabilities.atomic_batches, "batches are no transactions")
+        keys = [f"k{i}" for i in range(20)]
+
+        async def write() -> None:
+            for i in range(20):
+                task = asyncio.create_task(storage.write_many([Write(key, str(i)) for key in keys]))
+                if i % 2:
+                    for _ in range(i):
+                        await asyncio.sleep(0)
+                    task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        writing = asyncio.create_task(write())
+        while not writing.done():
+            values = [record.value for record in (await other.read_many(keys)).values()]
+
+            assert len(set(values)) <= 1
+            assert len(values) in {0, len(keys)}
+        await writing
+
+    async def test_an_atomic_batch_with_one_refusal_is_not_written(self, storage: Storage) -> None:
+        self.applies(storage.capabilities.atomic_batches, "batches are no transactions")
+        await self.forbid(storage, "forbidden")
+        with pytest.raises(StorageError):
+            await storage.write_many([Write("a", "1"), Write("forbidden", "2"), Write("b", "1")])
+
+        assert await keys_of(storage) == []
+
     @pytest.mark.parametrize("character", ["x", "é"])
     async def test_the_longest_key_is_taken_and_one_byte_more_is_refused(
         self, storage: Storage, character: str
     ) -> None:
         limit = storage.capabilities.max_key_bytes
-        self.applies(limit is not None, "keys have no limit")
-        assert limit is not None
+        if limit is None:
+            limit = LONGEST_KEY_TRIED
         longest = character * (limit // len(character.encode()))
         longest += "x" * (limit - len(longest.encode()))
         await storage.write(longest, "1")
+        await storage.write(longest[:-1], "2")  # no limit means that nothing is cut
 
-        assert [longest] == await keys_of(storage)
+        assert sorted([longest, longest[:-1]]) == await keys_of(storage)
+        if storage.capabilities.max_key_bytes is None:
+            return
         for call in (
             storage.read(longest + "x"),
             storage.write(longest + "x", "1"),
@@ -80,24 +115,26 @@ class Limits(ContractBase):
         ):
             with pytest.raises(InvalidKeyError):
                 await call
-        assert [longest] == await keys_of(storage)
+        assert sorted([longest, longest[:-1]]) == await keys_of(storage)
 
     @pytest.mark.parametrize("character", ["x", "é"])
     async def test_the_longest_document_is_taken_and_one_byte_more_is_refused(
         self, storage: Storage, character: str
     ) -> None:
         limit = storage.capabilities.max_value_bytes
-        self.applies(limit is not None, "documents have no limit")
-        assert limit is not None
-        self.applies(limit <= LARGEST_TRIED, f"a document of {limit:,} bytes is more than a test should send")
+        if limited := limit is not None and limit <= LARGEST_TRIED:
+            assert limit is not None
+        else:
+            limit = LARGEST_TRIED
         text = character * ((limit - 2) // len(character.encode()))
         longest = f'"{text}{"x" * (limit - 2 - len(text.encode()))}"'
         longer = f'"x{longest[1:]}'
         await storage.write("k", longest)
-        with pytest.raises(ValueTooLargeError):
-            await storage.write("k", longer)
-        with pytest.raises(ValueTooLargeError):
-            await storage.write_many([Write("a", "1"), Write("k", longer)])
+        if limited:
+            with pytest.raises(ValueTooLargeError):
+                await storage.write("k", longer)
+            with pytest.raises(ValueTooLargeError):
+                await storage.write_many([Write("a", "1"), Write("k", longer)])
         record = await storage.read("k")
 
         assert record is not None

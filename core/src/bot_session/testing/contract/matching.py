@@ -19,6 +19,20 @@ __all__ = ["Matching"]
 
 RACERS = 16
 INCREMENTS = 50
+NEARLY_ALIKE = {
+    "case": ('"a"', '"A"'),
+    "a space at the end": ('"a"', '"a "'),
+    "composed and combining": ('"\u00e9"', '"e\u0301"'),
+    "emoji": ('"🍕"', '"🍔"'),
+    "the last of many characters": (f'"{"x" * 9_000}a"', f'"{"x" * 9_000}b"'),
+    "number and text": ("1", '"1"'),
+    "number and truth": ("1", "true"),
+    "nothing and false": ("null", "false"),
+    "long numbers": ("9007199254740993", "9007199254740992"),
+    "order in a list": ("[1,2]", "[2,1]"),
+    "null and missing": ('{"a":null}', "{}"),
+}
+"""Pairs of documents that some collation, index or comparison takes for the same."""
 
 
 alone_and_in_a_batch = pytest.mark.parametrize("batch", [False, True], ids=["alone", "in a batch"])
@@ -105,6 +119,34 @@ class Matching(ContractBase):
 
         await self.conflicts(storage, value, before, batch=batch, actual=after)
         assert await document(storage) == "2"
+
+    async def test_the_version_from_before_a_delete_does_not_fit_what_came_after(
+        self, storage: Storage, other: Storage
+    ) -> None:
+        before = await storage.write("k", "1", match=ABSENT)
+        await other.delete("k")
+        after = await other.write("k", "2", match=ABSENT)
+
+        await self.conflicts(storage, "9", before, batch=False, actual=after)
+        assert await document(storage) == "2"
+
+    @pytest.mark.parametrize("pair", NEARLY_ALIKE)
+    async def test_documents_that_are_nearly_alike_have_versions_of_their_own(
+        self, storage: Storage, other: Storage, pair: str
+    ) -> None:
+        for first, second in (NEARLY_ALIKE[pair], NEARLY_ALIKE[pair][::-1]):
+            before = await storage.write("k", first)
+            after = await other.write("k", second)
+
+            await self.conflicts(storage, "9", before, batch=False, actual=after)
+            found = await document(storage)
+            assert found is not None
+            assert self.comparable(second) == self.comparable(found)
+
+    async def test_of_many_documents_of_one_key_no_two_have_one_version(self, storage: Storage) -> None:
+        versions = await storage.write_many([Write("k", f"[{i}]") for i in range(100)])
+
+        assert len(set(versions)) == 100
 
     @alone_and_in_a_batch
     @pytest.mark.parametrize("value", ["9", "1", None], ids=["write", "write the same", "delete"])
@@ -195,6 +237,18 @@ class Matching(ContractBase):
         await asyncio.gather(*(increment((storage, other)[i % 2], "k") for i in range(INCREMENTS)))
 
         assert await document(storage) == str(INCREMENTS)
+
+    async def test_writers_of_different_keys_leave_each_other_alone(self, storage: Storage, other: Storage) -> None:
+        async def write(writer: Storage, key: str) -> None:
+            for i in range(5):
+                await writer.write(key, str(i), ttl=600.0 if i < 4 else None)
+            await writer.write(f"{key}:gone", "1")
+            await writer.delete(f"{key}:gone")
+
+        await asyncio.gather(*(write((storage, other)[i % 2], f"k{i}") for i in range(12)))
+        found = {key: record.value async for key, record in storage.read_all_entries()}
+
+        assert found == {f"k{i}": "4" for i in range(12)}
 
     async def test_of_a_delete_and_a_stale_write_one_wins(self, storage: Storage, other: Storage) -> None:
         for i in range(10):

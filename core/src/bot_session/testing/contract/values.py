@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from bot_session.errors import StorageError
+from bot_session.errors import ConflictError, StorageError, UnavailableError
 from bot_session.storage import Write
 
 from .base import ContractBase
 
 if TYPE_CHECKING:
-    from bot_session.storage import Storage
+    from bot_session.storage import Storage, WriteResult
 
 __all__ = ["DOCUMENTS", "Values"]
 
@@ -82,6 +82,44 @@ class Values(ContractBase):
 
         assert record is not None
         assert self.comparable(document) == self.comparable(record.value)
+        assert await other.has("k") is True
+        assert await other.touch("k", None) is True
+        assert await storage.delete("k") is True
+        assert await other.has("k") is False
+
+    @pytest.mark.parametrize("document", ['"\ud800"', "", "{", '"a\0b"'], ids=ascii)
+    async def test_what_is_no_document_is_refused_or_comes_back_as_it_was(
+        self, storage: Storage, document: str
+    ) -> None:
+        # A storage keeps documents and need not check them. But it changes none, and a refusal is no outage.
+        for batch in (False, True):
+            await storage.write("k", "1")
+            result: WriteResult | ValueError
+            try:
+                if batch:
+                    (result,) = await storage.write_many([Write("k", document)])
+                else:
+                    result = await storage.write("k", document)
+            except (StorageError, ValueError) as error:
+                result = error
+            record = await storage.read("k")
+
+            assert not isinstance(result, UnavailableError)
+            assert record is not None
+            expected = "1" if isinstance(result, Exception) else document
+            assert expected == record.value or self.comparable(expected) == self.comparable(record.value)
+
+    async def test_documents_do_not_show_in_errors_or_reprs(self, storage: Storage) -> None:
+        secret = json.dumps("hunter2")
+        version = await storage.write("k", secret)
+        await storage.write("k", json.dumps("hunter2, too"))
+        record = await storage.read("k")
+        (conflict,) = await storage.write_many([Write("k", secret, match=version)])
+        with pytest.raises(ConflictError) as caught:
+            await storage.delete("k", match=version)
+        shown = f"{record!r} {storage!r} {storage} {conflict!r} {conflict} {caught.value!r} {caught.value}"
+
+        assert "hunter2" not in shown
 
     async def test_batches_and_entries_return_the_same_text_as_read(self, storage: Storage) -> None:
         names = sorted(DOCUMENTS.keys() - self.refuses)
