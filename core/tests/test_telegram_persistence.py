@@ -477,6 +477,61 @@ class TestWhatLosesDataElsewhere:
 
         assert "{" == await storage.stored("ptb:user_data:7")
 
+    async def test_what_a_handler_changed_before_it_raised_is_in_the_storage_as_in_memory(self, run, storage):
+        async def fail(_, context):
+            context.user_data["count"] = 1
+            raise ZeroDivisionError
+
+        async with run() as bot:
+            bot.on(fail)
+            await bot.feed()
+
+            assert {"count": 1} == bot.application.user_data[7]
+
+        assert [ZeroDivisionError] == [type(error) for error in bot.errors]
+        assert {"ptb:user_data:7": '{"count":1}'} == await storage.documents()
+
+    @pytest.mark.parametrize("make", [persist, plain])
+    async def test_reading_again_before_a_handler_takes_nothing_back(self, run, storage, make):
+        """python-telegram-bot asks a persistence to refresh the data of every update, long before it was saved."""
+        async with run(make=make, update_interval=1000) as bot:
+            bot.on(remember)
+            for _ in range(3):
+                await bot.feed()
+
+        assert '{"count":3}' == (await storage.documents())["ptb:user_data:7"]
+
+
+class TestSeveralProcesses:
+    """What memory is the truth of can be in one memory only; two of them are two processes here."""
+
+    @staticmethod
+    async def count(_, context):
+        context.user_data["count"] = context.user_data.get("count", 0) + 1
+
+    async def test_users_may_be_divided_among_them(self, run, storage):
+        async with run(close_storage=False) as one, run(close_storage=False) as two:
+            for bot, user in ((one, botapi.ADA), (two, botapi.BOB)):
+                bot.on(self.count)
+                await bot.feed(message(user=user))
+                await bot.feed(message(user=user))
+
+        assert [] == one.errors + two.errors
+        assert {"ptb:user_data:7": '{"count":2}', "ptb:user_data:8": '{"count":2}'} == await storage.documents()
+
+    async def test_one_that_does_not_know_of_a_change_overwrites_nothing_and_is_told_until_it_starts_again(
+        self, run, storage
+    ):
+        async with run(close_storage=False) as one, run(close_storage=False) as two:
+            for bot in (one, two, two, one):
+                bot.application.handlers.clear()
+                bot.on(self.count)
+                await bot.feed()
+
+        assert [[], [ConflictError, ConflictError]] == [[type(each) for each in bot.errors] for bot in (one, two)]
+        async with run() as two:
+            assert {"count": 2} == two.application.user_data[7]
+
 
 class TestLooking:
     """application.user_data is what it was to those who look at it."""
