@@ -11,6 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from bot_session.testing import StorageContract
+from bot_session.testing.contract.base import ContractBase
+from bot_session.testing.contract.batches import Batches
+from bot_session.testing.contract.keys import Keys
+from bot_session.testing.contract.matching import Matching
 from bot_session_storage_mongo import MongoStorage
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
@@ -29,46 +33,18 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisabl
 _numbers = itertools.count(1)
 
 
-class TestMongoContract(StorageContract):
-    """A URL."""
+class BackDoors(ContractBase):
+    """A database for each test, and ways into it past the storage."""
 
     keeps_text = False
     crowd_size = 5_000
     client_class: Any = AsyncMongoClient
 
     @pytest.fixture(autouse=True)
-    async def proxy(self, database: None) -> AsyncIterator[None]:
-        """Stand between storage and server, to cut connections."""
-        host, port = parse_uri(self.url)["nodelist"][0]
-        self.connections: set[asyncio.StreamWriter] = set()
-
-        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(65536):
-                    target.write(data)
-                    await target.drain()
-            target.close()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            answers, requests = await asyncio.open_connection(host, port)
-            self.connections |= {writer, requests}
-            await asyncio.gather(pump(reader, requests), pump(answers, writer))
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        self.proxied = f"mongodb://127.0.0.1:{server.sockets[0].getsockname()[1]}/?directConnection=true"
-        yield
-        await self.cut_connection(None)
-        server.close()
-
-    async def cut_connection(self, storage: Storage | None) -> None:
-        for writer in self.connections:
-            writer.transport.abort()
-        self.connections.clear()
-
-    @pytest.fixture(autouse=True)
     def database(self, mongo_server: Server) -> Iterator[None]:
         """Make a database for this test alone."""
-        self.url, self.server = mongo_server.url, mongo_server.version
+        self.url = self.address = mongo_server.url
+        self.server = mongo_server.version
         self.name = f"contract-{next(_numbers)}"
         with MongoClient[dict[str, Any]](self.url) as client:
             self.back_door = client[self.name]
@@ -78,7 +54,7 @@ class TestMongoContract(StorageContract):
     @pytest.fixture
     def make_storage(self) -> MakeStorage:
         def make(**options) -> Storage:
-            return MongoStorage(self.proxied, **{"database": self.name, **options})
+            return MongoStorage(self.address, **{"database": self.name, **options})
 
         return make
 
@@ -126,6 +102,39 @@ class TestMongoContract(StorageContract):
         return {ours: version(ours), "pymongo": version("pymongo"), "server": self.server}
 
 
+class TestMongoContract(BackDoors, StorageContract):
+    """A URL."""
+
+    @pytest.fixture(autouse=True)
+    async def proxy(self, database: None) -> AsyncIterator[None]:
+        """Stand between storage and server, to cut connections."""
+        host, port = parse_uri(self.url)["nodelist"][0]
+        self.connections: set[asyncio.StreamWriter] = set()
+
+        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+            with contextlib.suppress(ConnectionError):
+                while data := await source.read(65536):
+                    target.write(data)
+                    await target.drain()
+            target.close()
+
+        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            answers, requests = await asyncio.open_connection(host, port)
+            self.connections |= {writer, requests}
+            await asyncio.gather(pump(reader, requests), pump(answers, writer))
+
+        server = await asyncio.start_server(connected, "127.0.0.1", 0)
+        self.address = f"mongodb://127.0.0.1:{server.sockets[0].getsockname()[1]}/?directConnection=true"
+        yield
+        await self.cut_connection(None)
+        server.close()
+
+    async def cut_connection(self, storage: Storage | None) -> None:
+        for writer in self.connections:
+            writer.transport.abort()
+        self.connections.clear()
+
+
 class TestMotorContract(TestMongoContract):
     """Collections of Motor's, whose clients live as long as a test."""
 
@@ -134,7 +143,15 @@ class TestMotorContract(TestMongoContract):
 
     @pytest.fixture
     async def make_storage(self, proxy: None) -> AsyncIterator[MakeStorage]:
-        client = AsyncIOMotorClient(self.proxied)
+        client = AsyncIOMotorClient(self.address)
         yield lambda **options: MongoStorage(client[self.name].sessions, **options)
         # It says good-bye to the server through the proxy, which runs in this loop.
         await asyncio.to_thread(client.close)
+
+
+class TestReplicaSet(BackDoors, Keys, Matching, Batches):
+    """A URL with ``replicaSet``: the driver asks who is the primary, and goes to the address by which that calls itself."""
+
+    @pytest.fixture(autouse=True)
+    def replica_set(self, database: None, mongo_replica_set: str) -> None:
+        self.address = mongo_replica_set

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Final
 import pymongo
 from bot_session.errors import SchemaError, StorageError, UnavailableError, ValueTooLargeError
 from bson.errors import BSONError
+from dns.exception import DNSException
 from pymongo.errors import (
     ClientBulkWriteException,
+    ConfigurationError,
     ConnectionFailure,
     DocumentTooLarge,
     DuplicateKeyError,
@@ -68,6 +70,8 @@ def _translate(error: Exception, *, writing: bool) -> StorageError:
     if isinstance(error, (ConnectionFailure, OSError, ExecutionTimeout, WriteConcernError)):
         unknown = writing and not isinstance(error, _NOT_SENT)
         return UnavailableError(f"MongoDB did not answer: {_reason(error)}", outcome_unknown=unknown)
+    if isinstance(error, ConfigurationError) and isinstance(error.__context__, DNSException):  # mongodb+srv:
+        return UnavailableError(f"the DNS did not give MongoDB's address: {error.__context__}")
     if isinstance(error, OperationFailure):
         return _translate_refusal(error, writing=writing)
     if isinstance(error, DocumentTooLarge):

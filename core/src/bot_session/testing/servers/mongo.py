@@ -7,6 +7,7 @@ import socket
 import sys
 from functools import partial
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["mongo_server"]
+    from pymongo import MongoClient
+
+__all__ = ["mongo_replica_set", "mongo_server"]
 
 
 @pytest.fixture(scope="session")
@@ -34,6 +37,17 @@ def mongo_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def mongo_replica_set(mongo_server: Server) -> str:
+    """The address of `mongo_server` as a replica set; skip where it is none, or is not reached as it names itself."""
+    with _client(mongo_server.url) as client:
+        told = client.admin.command("hello")
+    address = urlsplit(mongo_server.url).netloc
+    if told.get("primary") != address.rpartition("@")[2]:
+        pytest.skip("the MongoDB server is no replica set, or names itself by an address that is not reached from here")
+    return f"mongodb://{address}/?replicaSet={told['setName']}"
+
+
 def _in_container(port: int, image: str) -> Owned:
     return Container(image, {port: 27017})
 
@@ -41,20 +55,23 @@ def _in_container(port: int, image: str) -> Owned:
 def _from_wheel(port: int, folder: Path) -> Owned:
     importlib.import_module("secantus")
     arguments = ["--host", "127.0.0.1", "--port", str(port), "--storage-path", str(folder / "data")]
-    return Process([sys.executable, "-m", "secantus", *arguments], folder)
+    return Process([sys.executable, "-m", "secantus", *arguments, "--enable-test-commands"], folder)
+
+
+def _client(url: str) -> MongoClient[dict[str, Any]]:
+    try:
+        from pymongo import MongoClient  # noqa: PLC0415
+    except ImportError as error:
+        unavailable(str(error))
+    return MongoClient(url, serverSelectionTimeoutMS=1000)
 
 
 def _version(url: str) -> str:
-    try:
-        from pymongo import MongoClient  # noqa: PLC0415
-        from pymongo.uri_parser import parse_uri  # noqa: PLC0415
-    except ImportError as error:
-        unavailable(str(error))
     # The driver leaves a socket open for each connection that is refused.
-    for address in parse_uri(url)["nodelist"]:
-        socket.create_connection(address, 1).close()
-    client: MongoClient[dict[str, Any]]
-    with MongoClient(url, serverSelectionTimeoutMS=1000) as client:
+    for address in urlsplit(url).netloc.rpartition("@")[2].split(","):
+        host, _, port = address.partition(":")
+        socket.create_connection((host, int(port or 27017)), 1).close()
+    with _client(url) as client:
         info = client.server_info()
     # SecantusDB names the MongoDB version that it is held to as its version.
     return f"secantusdb {info['secantusVersion']}" if "secantusVersion" in info else f"mongodb {info['version']}"
