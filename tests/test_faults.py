@@ -58,12 +58,13 @@ async def trouble(proxy, until):
         proxy.refusing, proxy.delay = False, 0
 
 
-async def test_nothing_acknowledged_is_lost_nothing_begins_anew_and_nobody_hangs(line):
+@pytest.mark.parametrize("lock", ["process", "shared"])
+async def test_nothing_acknowledged_is_lost_nothing_begins_anew_and_nobody_hangs(line, lock):
     proxy, url = line
     acknowledged = {str(key): [] for key in range(8)}
     failures = []
     async with open_storage(url) as storage:
-        sessions = Sessions(storage, initial=Diary)
+        sessions = Sessions(storage, initial=Diary, lock=lock, lease_ttl=0.5)
         for key in acknowledged:
             await sessions.update(key, lambda diary: diary.entries.append(0))
         until = asyncio.get_running_loop().time() + SECONDS
