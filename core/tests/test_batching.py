@@ -13,6 +13,7 @@ from bot_session import (
     Sessions,
     StorageWrapper,
     UnavailableError,
+    Write,
 )
 
 
@@ -235,6 +236,54 @@ class TestOrder:
         _, record = await asyncio.gather(storage.write("a", "1"), storage.read("a"))
 
         assert "1" == record.value
+
+
+class TestRounds:
+    async def test_each_gets_its_own_results_and_what_it_read_in_one_batch(self):
+        counted = Counted()
+        await counted.inner.write("taken", "0")
+        storage = BatchedStorage(counted)
+        (first, one), (second, two), (third, three) = await asyncio.gather(
+            storage.write_then_read([[Write("a", "1"), Write("b", "2")], [Write("a", "3", match=ABSENT)]], ["b"]),
+            storage.write_then_read([[Write("taken", "4", match=ABSENT)]], ["taken", "none"]),
+            storage.write_then_read([[Write("c", "5")], [Write("c", None), Write("d", "6")]]),
+        )
+
+        assert ["1", "2", ConflictError] == [*first[:2], type(first[2])]
+        assert [ConflictError] == [type(result) for result in second]
+        assert ["5", True, "6"] == third
+        assert [{"b": "2"}, {"taken": "0"}, {}] == [
+            {key: record.value for key, record in found.items()} for found in (one, two, three)
+        ]
+        assert [("write_many", 4), ("write_many", 3), ("read_many", 3)] == counted.calls
+
+    async def test_they_keep_their_place_among_other_writes_of_a_key(self):
+        counted = Counted()
+        counted.gate.clear()
+        storage = BatchedStorage(counted, max_under_way=2)
+        first = asyncio.create_task(storage.write("k", "1"))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(storage.write_then_read([[Write("k", "2")]]))
+        await asyncio.sleep(0)
+        third = asyncio.create_task(storage.write("k", "3"))
+        reading = asyncio.create_task(storage.read("k"))
+        counted.gate.set()
+        await asyncio.gather(first, second, third)
+
+        assert "3" == (await reading).value
+
+    async def test_an_outage_is_everybodys(self):
+        class Down(StorageWrapper):
+            async def write_many(self, writes):
+                raise UnavailableError("down", outcome_unknown=True)
+
+        storage = BatchedStorage(Down(MemoryStorage()))
+        errors = await asyncio.gather(
+            *(storage.write_then_read([[Write(key, "1")]]) for key in "ab"), return_exceptions=True
+        )
+
+        assert [True, True] == [error.outcome_unknown for error in errors]
+        assert errors[0] is not errors[1]
 
 
 class TestSessions:

@@ -10,6 +10,7 @@ from bot_session import open_storage
 from bot_session.errors import ConfigurationError, ConflictError, SchemaError, UnavailableError
 from bot_session.storage import ABSENT, Write
 from bot_session_storage_redis import RedisStorage
+from bot_session_storage_redis._links import REMEMBERED, Seen
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
@@ -88,6 +89,18 @@ async def test_in_a_batch_a_key_of_another_type_is_refused_alone(storage, raw):
     assert await raw.get("l") == b"1"
 
 
+@pytest.mark.parametrize("foreign", ["a list", b"\xff no text"])
+async def test_what_is_written_before_something_else_could_not_be_read_is_told(storage, raw, foreign):
+    await (raw.rpush("theirs", foreign) if isinstance(foreign, str) else raw.set("theirs", foreign))
+    results, found = await storage.write_then_read(
+        [[Write("k", "1")], [Write("k", "2", match=ABSENT)]], ["k", "theirs"]
+    )
+
+    assert ["1", ConflictError] == [results[0], type(results[1])]
+    assert found is None
+    assert await raw.get("k") == b"1"
+
+
 async def test_bytes_that_are_no_text_are_refused(storage, raw):
     await raw.set("k", b"\xff")
     with pytest.raises(SchemaError) as caught:
@@ -106,6 +119,33 @@ async def test_a_hundred_thousand_other_keys_do_not_hide_ours(storage, raw):
 
 
 # ---------------------------------------------------------------------- many at a time
+
+
+async def test_a_listing_remembers_few_keys_and_gives_none_twice_though_the_server_s_table_shrinks(
+    storage, raw, monkeypatch
+):
+    monkeypatch.setattr("bot_session_storage_redis._links.REMEMBERED", 500)
+    ours, others = ([f"{whose}:{n}" for n in range(count)] for whose, count in (("ours", 5_000), ("others", 200_000)))
+    for some in (ours, others):
+        await raw.mset(dict.fromkeys(some, "1"))
+    listed = []
+    async for key in storage.read_all_keys("ours:", batch_size=500):
+        listed.append(key)
+        if others and len(listed) % 50 == 0:
+            await raw.unlink(*others[-10_000:])
+            del others[-10_000:]
+
+    assert sorted(ours) == sorted(listed)
+
+
+def test_what_a_listing_remembers_does_not_grow_with_the_database():
+    seen, page = Seen(), [b"%d" % n for n in range(1_000)]
+    for start in range(0, 300_000, 1_000):
+        seen.fresh(b"%d" % (start + n) for n in range(1_000))
+
+    assert len(seen._keys) + len(seen._before) <= 2 * REMEMBERED
+    assert page == seen.fresh(page)
+    assert [] == seen.fresh(page)
 
 
 async def test_a_thousand_in_flight_share_a_few_connections(raw, redis_server):
