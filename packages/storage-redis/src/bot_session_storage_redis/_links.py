@@ -9,7 +9,7 @@ connections (`Single`) or to a named node (`Cluster`), where redis-py repeats no
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis, RedisCluster
 
-__all__ = ["Cluster", "Link", "NotSentError", "Single"]
+__all__ = ["Cluster", "Link", "NotSentError", "Seen", "Single"]
+
+REMEMBERED: Final = 50_000
+"""Keys that `Seen` remembers at least: a few megabytes."""
 
 
 class NotSentError(Exception):
@@ -205,6 +208,28 @@ class Cluster:
         for position, key in enumerate(keys):
             slots.setdefault(self._client.keyslot(key), []).append(position)
         return list(slots.values())
+
+
+class Seen:
+    """
+    The last keys that SCAN gave: it gives some again when the server shrinks its table meanwhile.
+
+    They come again at once. SCAN goes through the table in an order that every size of it keeps, and falls back only to
+    the beginning of the place where it is; the comment above ``dictScan`` in Redis's dict.c tells why. So it is enough
+    to remember a number of keys that does not grow with the database.
+    """
+
+    def __init__(self) -> None:
+        self._keys: set[bytes] = set()
+        self._before: set[bytes] = set()
+
+    def fresh(self, page: Iterable[bytes]) -> list[bytes]:
+        """Return the keys of a page that were not there before, each once."""
+        if len(self._keys) >= REMEMBERED:
+            self._keys, self._before = set(), self._keys
+        fresh = [key for key in dict.fromkeys(page) if key not in self._keys and key not in self._before]
+        self._keys.update(fresh)
+        return fresh
 
 
 def _address(options: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from redis.exceptions import NoScriptError
 
 from ._clients import Client, Closing, connect
 from ._errors import mapped
-from ._links import Cluster, Link, Single
+from ._links import Cluster, Link, Seen, Single
 from ._scripts import READ, TOUCH, WRITE, WRITE_THEN_READ, Script, arguments_of, life
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class RedisStorage(Storage):
             await self._ready("read_all_keys")
         self._validate_listing("read_all_keys", prefix, batch_size)
         pattern = _SPECIAL.sub(rb"\\\1", prefix.encode()) + b"*"
-        seen: set[bytes] = set()  # SCAN gives a key again when the server resizes its table meanwhile
+        seen = Seen()
         with mapped("read_all_keys", None, self, writes=False):
             masters = await self._link.masters()
         for master in masters:
@@ -190,9 +190,7 @@ class RedisStorage(Storage):
                 with mapped("read_all_keys", None, self, writes=False):
                     scan = (cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "string")
                     cursor, page = await self._link.scan(master, *scan)
-                fresh = [raw for raw in dict.fromkeys(page) if raw not in seen]
-                seen.update(fresh)
-                for raw in fresh:
+                for raw in seen.fresh(page):
                     if (key := _key(raw)) is not None:
                         yield key
                 if cursor == 0:
