@@ -21,7 +21,24 @@ ROOT = Path(__file__).parent
 PACKAGES = sorted(path.parent.relative_to(ROOT) for path in ROOT.glob("packages/*/pyproject.toml"))
 SOURCES = [Path("core/src"), *(package / "src" for package in PACKAGES)]
 CONTRACTS = [str(path) for path in sorted(ROOT.glob("packages/*/tests/test_*_contract.py"))]
-EXTRAS = ",".join(nox.project.load_toml("core/pyproject.toml")["project"]["optional-dependencies"])
+OPTIONAL = nox.project.load_toml("core/pyproject.toml")["project"]["optional-dependencies"]
+EXTRAS = ",".join(OPTIONAL)
+FRAMEWORKS = ["aiogram", "telebot", "telegram"]
+FRAMEWORK_TESTS = [
+    str(path)
+    for pattern in (
+        "core/tests/test_aiogram*.py",
+        "core/tests/test_tele*.py",
+        "core/tests/test_botapi.py",
+        "core/tests/test_with_session.py",
+        "tests/test_examples_*.py",
+        "tests/test_fsm_upstream.py",
+        "tests/test_stock_bots.py",
+        "tests/test_webhook_workers.py",
+        "docs/frameworks.md",
+    )
+    for path in sorted(ROOT.glob(pattern))
+]
 GROUPS = nox.project.load_toml("pyproject.toml")["dependency-groups"]
 
 
@@ -55,6 +72,19 @@ def containers(session: nox.Session) -> None:
     install(session, "tests", "containers", "demo", extras=f"[{EXTRAS}]")
     arguments = session.posargs or ["-n", "auto", *CONTRACTS]
     session.run("python", "-m", "pytest", *arguments, env={"BOT_SESSION_TEST_CONTAINERS": "1", "CI": "true"})
+
+
+@nox.session
+@nox.parametrize("versions", ["oldest", "newest"])
+def frameworks(session: nox.Session, versions: str) -> None:
+    """Run the tests of the bot frameworks' hooks, with the oldest or the newest frameworks that core's extras allow."""
+    allowed = [requirement for extra in FRAMEWORKS for requirement in OPTIONAL[extra]]
+    wanted = [requirement.replace(">=", "==") for requirement in allowed] if versions == "oldest" else allowed
+    ours = [argument for package in PACKAGES for argument in ("-e", f"./{package}")]
+    tools = [tool for group in ("tests", "servers", "demo") for tool in GROUPS[group]]
+    # Without constraints.txt: what the frameworks need is theirs to say.
+    session.install("--quiet", "--upgrade", "-e", "./core[testing,crypto]", *ours, *tools, *wanted)
+    session.run("python", "-m", "pytest", *(session.posargs or FRAMEWORK_TESTS))
 
 
 @nox.session
