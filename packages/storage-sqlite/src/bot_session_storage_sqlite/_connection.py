@@ -23,6 +23,8 @@ Work: TypeAlias = "Callable[[sqlite3.Cursor, float], T]"
 """Something to do with a cursor at a time, in seconds since 1970."""
 
 MEMORY: Final = ":memory:"
+CACHE: Final = 16_000
+"""KiB of pages to keep in memory at most, so that a bot of ten thousand sessions seldom asks the disk for any."""
 POLL: Final = 0.005
 """Seconds between two attempts where SQLite does not wait by itself."""
 
@@ -50,6 +52,7 @@ def connect(path: str, *, create: bool, timeout: float) -> sqlite3.Connection:
     try:
         _use_wal(connection, time.monotonic() + timeout)
         connection.execute("PRAGMA synchronous = FULL")
+        connection.execute(f"PRAGMA cache_size = -{CACHE}")
     except BaseException:
         connection.close()
         raise
