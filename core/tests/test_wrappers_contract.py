@@ -40,6 +40,12 @@ class Shared(MemoryStorage):
             raise SchemaError("a constraint forbids it", operation="write", key=key, storage=self)
         return await super().write(key, value, ttl=ttl, match=match)
 
+    async def write_many(self, writes):
+        for write in writes:
+            if write.key in self.forbidden:
+                raise SchemaError("a constraint forbids it", operation="write_many", key=write.key, storage=self)
+        return await super().write_many(writes)
+
 
 def expire(storage: Storage, key: str) -> None:
     place, key = locate(storage, key)
