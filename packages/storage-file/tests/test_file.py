@@ -269,6 +269,21 @@ async def test_something_else_in_the_place_of_a_file_or_folder_is_a_schema_error
             await storage.write(key, "1")
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes")
+async def test_a_pipe_in_the_place_of_a_file_is_a_schema_error_and_nobody_waits_for_it(
+    storage: FileStorage, root: Path
+) -> None:
+    (root / "42").mkdir()
+    os.mkfifo(root / "42/42.json")
+    async with asyncio.timeout(10.0):
+        for call in (storage.read("42"), storage.write("42", "1"), storage.delete("42"), storage.purge()):
+            with pytest.raises(SchemaError, match="42"):
+                await call
+        await storage.write("142", "1")
+
+    assert stat.S_ISFIFO((root / "42/42.json").stat().st_mode)
+
+
 DENIED = """
     import asyncio, os, sys
     from bot_session import SchemaError, UnavailableError

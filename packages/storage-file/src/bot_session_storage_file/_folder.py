@@ -6,6 +6,7 @@ import errno
 import math
 import os
 import shutil
+import stat
 import tempfile
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -266,8 +267,15 @@ class Folder:
 
 
 def _content(path: str) -> bytes:
-    with open(path, "rb", buffering=0) as file:
+    with open(path, "rb", buffering=0, opener=_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EEXIST, "a pipe or a device is in the place of a file", path)
         return file.read()
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file; whoever opens a pipe without asking for this waits until somebody writes to it."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
 
 
 def _has_exactly(path: str) -> bool:
