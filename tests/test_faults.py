@@ -6,11 +6,21 @@ import random
 import types
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
 import pytest
-from bot_session import ConflictError, SchemaError, Sessions, UnavailableError, open_storage
+from bot_session import (
+    ConflictError,
+    DecodeError,
+    MigrationError,
+    SchemaError,
+    Sessions,
+    UnavailableError,
+    open_storage,
+)
+from bot_session.migrations import seal_envelope
 from bot_session.testing.proxy import Proxy
 from redis.asyncio import Redis
 
@@ -187,6 +197,36 @@ async def test_an_update_that_is_cancelled_at_any_await_leaves_everything_usable
         assert number > 2, "an update waits for reading and for writing"
         assert acknowledged == [entry for entry in found if entry in set(acknowledged)]
         assert len(found) == len(set(found))
+
+
+# ---------------------------------------------------------------------- documents
+
+
+@pytest.mark.parametrize("lock", ["process", "shared"])
+@pytest.mark.parametrize(
+    ("document", "kind"),
+    [('"no diary"', DecodeError), (seal_envelope('{"entries":[1]}', Decimal(9)), MigrationError)],
+    ids=["broken", "newer"],
+)
+async def test_a_document_that_the_code_does_not_understand_is_an_error_and_stays(shared_url, document, kind, lock):
+    async with open_storage(shared_url) as storage:
+        sessions = Sessions(storage, initial=Diary, lock=lock, migrations={1: lambda data: data})
+        await storage.write("42", document)
+        before = await storage.read("42")
+        with pytest.raises(kind) as caught:
+            async with sessions.open("42"):
+                pytest.fail("the body ran")
+        with pytest.raises(kind):
+            await sessions.update("42", lambda diary: diary.entries.append(2))
+
+        assert "42" == caught.value.key
+        assert before == await storage.read("42")
+        assert ["42"] == [key async for key in storage.read_all_keys()]
+
+        await sessions.delete("42")
+        await sessions.update("42", lambda diary: diary.entries.append(3))
+
+        assert [3] == (await sessions.read("42")).entries
 
 
 # ---------------------------------------------------------------------- refusing
