@@ -543,7 +543,7 @@ class TestOrder:
         assert 0 == len(sessions.desk.locks)
 
     async def test_nothing_is_kept_of_a_storage_that_is_gone(self):
-        from bot_session.session import _desks
+        from bot_session.desk import _desks
 
         gc.collect()
         before = len(_desks)

@@ -25,11 +25,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
 from .batching import BatchedStorage
+from .desk import Desk
 from .documents import ATTEMPTS, Documents, back_off
 from .errors import CodecError, ConfigurationError, ConflictError, LockTimeoutError
 from .keys import by_chat, key_of
 from .leases import LEASE_PREFIX, Lease
-from .session import Desk, KeylessSession, LazySession, Session
+from .session import KeylessSession, LazySession, Session
 from .storage import ABSENT, ANY, Storage, is_ttl
 from .wrappers import RetryingStorage, locate
 

@@ -1,0 +1,94 @@
+"""Where sessions lie while they are open: one to a task and key, in turn if several tasks want the same."""
+
+from __future__ import annotations
+
+import asyncio
+import weakref
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from .errors import ConfigurationError
+from .locks import KeyLocks
+
+if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
+    from .session import Session
+    from .sessions import Sessions
+    from .storage import Storage
+
+__all__ = ["Desk"]
+
+T = TypeVar("T")
+
+_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[tuple[str, object], Session[Any]]]] = (
+    weakref.WeakKeyDictionary()
+)
+"""For each storage the locks, and the sessions that are open by place and task; gone with the storage."""
+
+
+class Desk:
+    """
+    Where the sessions of one storage lie while they are open, and where they wait for their turn.
+
+    All `Sessions` on one storage share what is on it, each seeing the keys behind its own prefix.
+
+    Args:
+        root: The storage itself, without wrappers.
+        prefix: What stands before every key there.
+        timeout: Seconds to wait for a key at most; None is for ever.
+    """
+
+    def __init__(self, root: Storage, prefix: str, timeout: float | None) -> None:
+        self.root = root
+        self.prefix = prefix
+        self.locks, self._open = _desks.setdefault(root, (KeyLocks(), {}))
+        self._timeout = timeout
+
+    def mine(self, sessions: Sessions[T], key: str) -> Session[T] | None:
+        """
+        Return the session of this key that the current task has open, if it has.
+
+        Raises:
+            ConfigurationError: It has, but one of another kind: the two would overwrite each other.
+        """
+        return self._find(sessions, self.prefix + key, asyncio.current_task())
+
+    def _find(self, sessions: Sessions[T], place: str, task: asyncio.Task[Any] | None) -> Session[T] | None:
+        session = self._open.get((place, task))
+        if session is not None and session.sessions is not sessions:
+            raise ConfigurationError(
+                f"two kinds of session meet in one storage under the key {place!r}: "
+                'give one of them a prefix, for instance prefix="user:"'
+            )
+        return session
+
+    def take(self, kind: type[Session[Any]], sessions: Sessions[T], key: str, context: object) -> Session[T]:
+        """Return `mine`, or else a new session, opened once more than before. Raises as `mine` does."""
+        place, task = self.prefix + key, asyncio.current_task()
+        session = self._find(sessions, place, task)
+        if session is None:
+            session = self._open[place, task] = kind(sessions, key, context)
+            session.place, session.task = place, task
+        session.depth += 1
+        return session
+
+    def leave(self, session: Session[Any]) -> None:
+        """Take a session off the desk."""
+        del self._open[session.place, session.task]
+
+    async def lock(self, session: Session[Any]) -> None:
+        """
+        Wait until those of the session's key that came before have unlocked it.
+
+        Raises:
+            LockTimeoutError: That took too long.
+        """
+        await self.locks.acquire(session.place, self._timeout)
+
+    def unlock(self, session: Session[Any]) -> None:
+        """Let the next one of the session's key have its turn."""
+        self.locks.release(session.place)
+
+    def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
+        """Keep sessions of these keys waiting."""
+        return self.locks.holding(*(self.prefix + key for key in keys), timeout=self._timeout)
