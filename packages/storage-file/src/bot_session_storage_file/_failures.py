@@ -31,7 +31,7 @@ def translated(storage: Storage, trip: Trip) -> Iterator[None]:
         raise SchemaError(str(error), operation=trip.operation, key=trip.key, storage=storage) from error.__cause__
     except OSError as error:
         where: dict[str, Any] = {"operation": trip.operation, "key": trip.key, "storage": storage}
-        reason = f"{error.strerror}: {error.filename}" if error.strerror else str(error)
+        reason = ": ".join(part for part in (error.strerror, error.filename) if part) or str(error)
         if error.errno == errno.ENAMETOOLONG:
             raise InvalidKeyError(f"the key is too long for this disk ({reason})", **where) from error
         if error.errno in _WRONG or (error.errno == errno.ENOENT and trip.operation == "open"):
