@@ -16,7 +16,7 @@ from .values import Values
 
 __all__ = ["CONTRACT_VERSION", "NOT_APPLICABLE", "MakeStorage", "StillWorks", "StorageContract"]
 
-CONTRACT_VERSION = "1.0"
+CONTRACT_VERSION = "1.1"
 """Grows when a rule is added or changed: a report says which contract a storage was held to."""
 
 
