@@ -14,12 +14,8 @@ from bot_session import (
     SessionKeyError,
     Sessions,
     UnavailableError,
-    by_business_connection,
     by_chat,
-    by_topic,
     by_user,
-    by_user_in_chat,
-    with_bot_id,
 )
 
 pytest.importorskip("aiogram")
@@ -29,6 +25,9 @@ from aiogram.client.session.base import BaseSession
 from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
 from aiogram.types import User
 from bot_session.frameworks.aiogram import SessionMiddleware
+from bot_session.testing import botapi
+from bot_session.testing.botapi import message
+from bot_session.testing.integrations import KEYED, KEYLESS
 
 
 @dataclass
@@ -47,14 +46,7 @@ class Silent(BaseSession):
         pass
 
 
-ADA = {"id": 7, "is_bot": False, "first_name": "Ada"}
-BOB = {"id": 8, "is_bot": False, "first_name": "Bob"}
-PRIVATE = {"id": 7, "type": "private", "first_name": "Ada"}
-GROUP = {"id": -100, "type": "supergroup", "title": "Lunch", "is_forum": True}
-
-
-def message(text="hi", chat=PRIVATE, user=ADA, **more):
-    return {"message_id": 1, "date": 1, "chat": chat, "from": user, "text": text, **more}
+GROUP = botapi.supergroup(-100, is_forum=True)
 
 
 @pytest.fixture
@@ -74,7 +66,7 @@ def dispatcher():
 
 @pytest.fixture
 def feed(dispatcher, bot):
-    async def feed(**update):
+    async def feed(update):
         return await dispatcher.feed_raw_update(bot, {"update_id": 1, **update})
 
     return feed
@@ -98,8 +90,8 @@ class TestInjection:
     async def test_a_handler_gets_the_session_of_its_chat(self, dispatcher, sessions, feed, eat):
         SessionMiddleware(sessions).setup(dispatcher)
 
-        assert [1, 2] == [await feed(message=message()), await feed(message=message())]
-        assert 1 == await feed(message=message(chat=GROUP))
+        assert [1, 2] == [await feed(message()), await feed(message())]
+        assert 1 == await feed(message(chat=GROUP))
         assert Pizza(2) == await sessions.read("7")
 
     async def test_a_filter_gets_it_too(self, dispatcher, sessions, feed):
@@ -111,9 +103,9 @@ class TestInjection:
             session.data.count += 1
 
         SessionMiddleware(sessions).setup(dispatcher)
-        await feed(message=message())
+        await feed(message())
 
-        assert UNHANDLED == await feed(message=message())
+        assert UNHANDLED == await feed(message())
 
     async def test_lazily(self, dispatcher, storage, sessions, feed):
         @dispatcher.message()
@@ -124,10 +116,10 @@ class TestInjection:
 
         SessionMiddleware(sessions, lazy=True).setup(dispatcher)
 
-        assert isinstance(await feed(message=message()), LazySession)
+        assert isinstance(await feed(message()), LazySession)
         assert [] == storage.calls
 
-        await feed(message=message("look"))
+        await feed(message("look"))
 
         assert [("read", "7"), ("write", "7")] == storage.calls
 
@@ -143,7 +135,7 @@ class TestInjection:
             session.chat.data["last"] = "pizza"
 
         SessionMiddleware(kinds).setup(dispatcher)
-        await feed(message=message(chat=GROUP))
+        await feed(message(chat=GROUP))
 
         assert {"u:7", "c:-100"} == {key async for key in storage.read_all_keys()}
 
@@ -155,7 +147,7 @@ class TestInjection:
 
         SessionMiddleware(Sessions(storage, initial=Pizza)).setup(dispatcher)
         SessionMiddleware(Sessions(storage, initial=dict, key=by_user, prefix="p:"), name="profile").setup(dispatcher)
-        await feed(message=message())
+        await feed(message())
 
         assert {"7", "p:7"} == {key async for key in storage.read_all_keys()}
 
@@ -164,7 +156,7 @@ class TestInjection:
         SessionMiddleware(sessions).setup(dispatcher)
 
         with pytest.raises(ConfigurationError, match="name="):
-            await feed(message=message())
+            await feed(message())
 
     async def test_initial_may_look_at_where_the_update_comes_from(self, dispatcher, storage, feed):
         @dispatcher.message()
@@ -174,101 +166,22 @@ class TestInjection:
         origins = Sessions(storage, initial=lambda origin: {"user": origin.user_id, "bot": origin.bot_id})
         SessionMiddleware(origins).setup(dispatcher)
 
-        assert {"user": 7, "bot": 42} == await feed(message=message())
+        assert {"user": 7, "bot": 42} == await feed(message())
 
 
 class TestKeys:
-    @pytest.mark.parametrize(
-        ("key", "update", "expected"),
-        [
-            (by_chat, {"message": message(chat=GROUP)}, "-100"),
-            (by_chat, {"edited_message": message(edit_date=2)}, "7"),
-            (by_chat, {"channel_post": {"message_id": 1, "date": 1, "chat": {"id": -5, "type": "channel"}}}, "-5"),
-            (by_user, {"message": message(chat=GROUP)}, "7"),
-            (by_user_in_chat, {"message": message(chat=GROUP)}, "7/-100"),
-            (
-                by_topic,
-                {"message": message(chat=GROUP, message_thread_id=3, is_topic_message=True)},
-                "-100:3",
-            ),
-            (by_topic, {"message": message(chat=GROUP, message_thread_id=3)}, "-100"),
-            (by_business_connection, {"business_message": message(business_connection_id="abc")}, "abc:7"),
-            (with_bot_id(by_user), {"message": message()}, "42:7"),
-            (
-                by_chat,
-                {
-                    "business_connection": {
-                        "id": "abc",
-                        "user": ADA,
-                        "user_chat_id": 7,
-                        "date": 1,
-                        "is_enabled": True,
-                        "can_reply": True,
-                    }
-                },
-                "7",
-            ),
-            (
-                by_chat,
-                {"callback_query": {"id": "1", "from": ADA, "chat_instance": "x", "message": message(chat=GROUP)}},
-                "-100",
-            ),
-            (
-                by_chat,
-                {
-                    "my_chat_member": {
-                        "chat": GROUP,
-                        "from": ADA,
-                        "date": 1,
-                        "old_chat_member": {"status": "left", "user": BOB},
-                        "new_chat_member": {"status": "member", "user": BOB},
-                    }
-                },
-                "-100",
-            ),
-            (
-                by_chat,
-                {
-                    "message_reaction": {
-                        "chat": GROUP,
-                        "message_id": 1,
-                        "user": ADA,
-                        "date": 1,
-                        "old_reaction": [],
-                        "new_reaction": [],
-                    }
-                },
-                "-100",
-            ),
-        ],
-    )
+    @pytest.mark.parametrize(("key", "update", "expected"), KEYED)
     async def test_every_type_of_update_has_the_key_of_its_chat_or_user(
         self, dispatcher, sessions, feed, key, update, expected
     ):
         seen = []
         dispatcher.observers[next(iter(update))].register(lambda _, session: seen.append(session.key))
         SessionMiddleware(sessions, key=key).setup(dispatcher)
-        await feed(**update)
+        await feed(update)
 
         assert [expected] == seen
 
-    @pytest.mark.parametrize(
-        "update",
-        [
-            {"inline_query": {"id": "1", "from": ADA, "query": "", "offset": ""}},
-            {"chosen_inline_result": {"result_id": "1", "from": ADA, "query": ""}},
-            {"callback_query": {"id": "1", "from": ADA, "chat_instance": "x", "inline_message_id": "y"}},
-            {
-                "pre_checkout_query": {
-                    "id": "1",
-                    "from": ADA,
-                    "currency": "XTR",
-                    "total_amount": 1,
-                    "invoice_payload": "",
-                }
-            },
-        ],
-    )
+    @pytest.mark.parametrize("update", KEYLESS)
     async def test_an_update_without_a_chat_is_handled_and_its_session_raises_when_touched(
         self, dispatcher, storage, sessions, feed, update
     ):
@@ -281,7 +194,7 @@ class TestKeys:
         dispatcher.observers[next(iter(update))].register(touch)
         SessionMiddleware(sessions).setup(dispatcher)
 
-        assert "handled" == await feed(**update)
+        assert "handled" == await feed(update)
         assert [] == storage.calls
 
 
@@ -294,7 +207,7 @@ class TestFailures:
 
         SessionMiddleware(sessions).setup(dispatcher)
         with pytest.raises(ZeroDivisionError):
-            await feed(message=message())
+            await feed(message())
 
         assert [("read", "7")] == storage.calls
         assert 0 == len(sessions.desk.locks)
@@ -312,7 +225,7 @@ class TestFailures:
 
         SessionMiddleware(sessions).setup(dispatcher)
 
-        assert "sorry" == await feed(message=message())
+        assert "sorry" == await feed(message())
         assert [("read", "7")] == storage.calls
 
     async def test_an_outage_goes_to_the_error_handlers(self, dispatcher, storage, sessions, feed, eat):
@@ -323,11 +236,11 @@ class TestFailures:
         SessionMiddleware(sessions).setup(dispatcher)
         storage.down = True
 
-        assert isinstance(await feed(message=message()), UnavailableError)
+        assert isinstance(await feed(message()), UnavailableError)
 
         storage.down = False
 
-        assert 1 == await feed(message=message())
+        assert 1 == await feed(message())
 
     async def test_cancel_handler_is_control_flow_and_saved(self, dispatcher, sessions, feed):
         @dispatcher.message()
@@ -337,7 +250,7 @@ class TestFailures:
 
         SessionMiddleware(sessions).setup(dispatcher)
         with pytest.raises(CancelHandler):
-            await feed(message=message())
+            await feed(message())
 
         assert Pizza(1) == await sessions.read("7")
 
@@ -349,14 +262,14 @@ class TestFailures:
 
         dispatcher.message.register(lambda _, session: setattr(session.data, "count", session.data.count + 10))
         SessionMiddleware(sessions).setup(dispatcher)
-        await feed(message=message())
+        await feed(message())
 
         assert Pizza(11) == await sessions.read("7")
 
     async def test_an_update_that_nobody_handles_writes_nothing(self, dispatcher, storage, sessions, feed):
         SessionMiddleware(sessions).setup(dispatcher)
 
-        assert UNHANDLED == await feed(message=message())
+        assert UNHANDLED == await feed(message())
         assert [("read", "7")] == storage.calls
 
     async def test_a_cancelled_handler_saves_nothing_and_lets_the_next_one_in(self, dispatcher, sessions, feed):
@@ -370,12 +283,12 @@ class TestFailures:
                 await asyncio.Event().wait()
 
         SessionMiddleware(sessions).setup(dispatcher)
-        task = asyncio.create_task(feed(message=message("wait")))
+        task = asyncio.create_task(feed(message("wait")))
         await entered.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        await feed(message=message())
+        await feed(message())
 
         assert Pizza(1) == await sessions.read("7")
 
@@ -383,7 +296,7 @@ class TestFailures:
 class TestConcurrency:
     async def test_twenty_five_updates_of_one_chat_at_once_end_at_twenty_five(self, dispatcher, sessions, feed, eat):
         SessionMiddleware(sessions).setup(dispatcher)
-        await asyncio.gather(*(feed(message=message()) for _ in range(25)))
+        await asyncio.gather(*(feed(message()) for _ in range(25)))
 
         assert Pizza(25) == await sessions.read("7")
         assert 0 == len(sessions.desk.locks)
@@ -400,7 +313,7 @@ class TestShutdown:
             session.data.count += 1
 
         SessionMiddleware(sessions).setup(dispatcher)
-        handling = [asyncio.create_task(feed(message=message())) for _ in range(3)]
+        handling = [asyncio.create_task(feed(message())) for _ in range(3)]
         await entered.wait()
         stopping = asyncio.create_task(dispatcher.emit_shutdown(bot=bot))
         await asyncio.sleep(0.01)
@@ -423,7 +336,7 @@ class TestShutdown:
             await asyncio.Event().wait()
 
         SessionMiddleware(sessions, drain_timeout=0.01).setup(dispatcher, close_storage=False)
-        handling = asyncio.create_task(feed(message=message()))
+        handling = asyncio.create_task(feed(message()))
         await entered.wait()
         await dispatcher.emit_shutdown(bot=bot)
         handling.cancel()
@@ -443,8 +356,10 @@ class TestShutdown:
 class TestSupergroup:
     """A group that becomes a supergroup gets another chat id; Telegram says so in both chats."""
 
-    old = {"id": -5, "type": "group", "title": "Lunch"}
-    new = {"id": -1005, "type": "supergroup", "title": "Lunch"}
+    said = (
+        botapi.migrate_to(-1005, chat=botapi.group(-5)),
+        botapi.migrate_from(-5, chat=botapi.supergroup(-1005)),
+    )
 
     @pytest.fixture
     async def grown(self, dispatcher, storage, sessions):
@@ -454,11 +369,7 @@ class TestSupergroup:
 
     @pytest.mark.parametrize("order", [0, 1])
     async def test_its_session_comes_along(self, grown, storage, sessions, feed, order):
-        said = [
-            message(None, chat=self.old, migrate_to_chat_id=-1005),
-            message(None, chat=self.new, migrate_from_chat_id=-5),
-        ]
-        keys = [await feed(message=update) for update in (said, said[::-1])[order]]
+        keys = [await feed(update) for update in (self.said, self.said[::-1])[order]]
 
         assert ["-1005", "-1005"] == keys
         assert Pizza(3) == await sessions.read("-1005")
@@ -467,7 +378,7 @@ class TestSupergroup:
 
     async def test_a_session_that_has_begun_in_the_supergroup_stays(self, grown, storage, sessions, feed, caplog):
         await storage.store("-1005", '{"count":1}')
-        await feed(message=message(None, chat=self.old, migrate_to_chat_id=-1005))
+        await feed(self.said[0])
 
         assert [Pizza(3), Pizza(1)] == [await sessions.read("-5"), await sessions.read("-1005")]
         assert "session -5 stays" in caplog.text
@@ -480,4 +391,4 @@ async def test_types_are_those_that_handlers_annotate(dispatcher, sessions, feed
 
     SessionMiddleware(sessions).setup(dispatcher)
 
-    assert (Session, 7) == await feed(message=message())
+    assert (Session, 7) == await feed(message())

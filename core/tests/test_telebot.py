@@ -13,12 +13,8 @@ from bot_session import (
     SessionKeyError,
     Sessions,
     UnavailableError,
-    by_business_connection,
     by_chat,
-    by_topic,
     by_user,
-    by_user_in_chat,
-    with_bot_id,
 )
 
 pytest.importorskip("telebot")
@@ -27,6 +23,7 @@ pytest.importorskip("aiohttp")
 from bot_session.frameworks.telebot import BotSessionStateStorage, SessionTeleBot
 from bot_session.testing import botapi
 from bot_session.testing.botapi import message
+from bot_session.testing.integrations import KEYED, KEYLESS
 from telebot import util
 from telebot.async_telebot import AsyncTeleBot
 from telebot.asyncio_handler_backends import BaseMiddleware, CancelUpdate, ContinueHandling
@@ -89,7 +86,8 @@ async def eat(_, session):
 
 def on_everything(bot, handler):
     for kind in util.update_types:
-        register = getattr(bot, f"register_{kind.replace('inline_query', 'inline')}_handler", None)
+        name = kind.replace("inline_query", "inline").replace("chosen_inline_result", "chosen_inline")
+        register = getattr(bot, f"register_{name}_handler", None)
         if register is not None:
             register(handler, func=lambda _: True)
 
@@ -221,24 +219,7 @@ class TestTheSession:
 
 
 class TestKeys:
-    @pytest.mark.parametrize(
-        ("key", "update", "expected"),
-        [
-            (by_chat, message(chat=GROUP), "-100"),
-            (by_chat, botapi.edited_message(), "7"),
-            (by_chat, botapi.channel_post(chat=botapi.channel(-5)), "-5"),
-            (by_user, message(chat=GROUP), "7"),
-            (by_user_in_chat, message(chat=GROUP), "7/-100"),
-            (by_topic, message(chat=GROUP, message_thread_id=3, is_topic_message=True), "-100:3"),
-            (by_topic, message(chat=GROUP, message_thread_id=3), "-100"),
-            (by_business_connection, botapi.business_message(connection="abc"), "abc:8"),
-            (by_business_connection, botapi.business_connection("abc"), "abc:7"),
-            (with_bot_id(by_user), message(), "42:7"),
-            (by_chat, botapi.callback_query(chat=GROUP), "-100"),
-            (by_chat, botapi.member_change(GROUP), "-100"),
-            (by_user, botapi.reaction(chat=GROUP), "7"),
-        ],
-    )
+    @pytest.mark.parametrize(("key", "update", "expected"), KEYED)
     async def test_every_type_of_update_has_the_key_of_its_chat_or_user(self, make, errors, key, update, expected):
         bot, seen = make(session_key=key), []
 
@@ -251,15 +232,7 @@ class TestKeys:
         assert [] == errors.seen
         assert [expected] == seen
 
-    @pytest.mark.parametrize(
-        "update",
-        [
-            botapi.inline_query(),
-            botapi.callback_query(inline_message_id="y"),
-            botapi.pre_checkout_query(),
-            botapi.poll(),
-        ],
-    )
+    @pytest.mark.parametrize("update", KEYLESS)
     async def test_an_update_without_a_chat_is_handled_and_its_session_raises_when_touched(
         self, bot, storage, errors, update
     ):

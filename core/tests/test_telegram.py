@@ -14,12 +14,8 @@ from bot_session import (
     SessionKeyError,
     Sessions,
     UnavailableError,
-    by_business_connection,
     by_chat,
-    by_topic,
     by_user,
-    by_user_in_chat,
-    with_bot_id,
 )
 
 pytest.importorskip("telegram")
@@ -27,6 +23,7 @@ pytest.importorskip("telegram")
 from bot_session.frameworks.telegram import SessionApplication, SessionContext, install
 from bot_session.testing import botapi
 from bot_session.testing.botapi import message
+from bot_session.testing.integrations import KEYED, KEYLESS
 from telegram import Update
 from telegram.ext import (
     Application,
@@ -245,40 +242,7 @@ async def _deleting(context):
 
 
 class TestKeys:
-    @pytest.mark.parametrize(
-        ("key", "update", "expected"),
-        [
-            (by_chat, message(chat=GROUP), "-100"),
-            (by_chat, botapi.edited_message(), "7"),
-            (by_chat, botapi.channel_post(chat=botapi.channel(-5)), "-5"),
-            (by_user, message(chat=GROUP), "7"),
-            (by_user_in_chat, message(chat=GROUP), "7/-100"),
-            (by_topic, message(chat=GROUP, message_thread_id=3, is_topic_message=True), "-100:3"),
-            (by_topic, message(chat=GROUP, message_thread_id=3), "-100"),
-            (by_business_connection, botapi.business_message(connection="abc"), "abc:8"),
-            (by_business_connection, botapi.business_connection("abc"), "abc:7"),
-            (
-                by_business_connection,
-                {
-                    "deleted_business_messages": {
-                        "business_connection_id": "abc",
-                        "chat": botapi.private(),
-                        "message_ids": [1],
-                    }
-                },
-                "abc:7",
-            ),
-            (with_bot_id(by_user), message(), "42:7"),
-            (by_chat, botapi.callback_query(chat=GROUP), "-100"),
-            (
-                by_chat,
-                botapi.callback_query(message={"chat": GROUP, "message_id": 1, "date": 0}),  # out of reach
-                "-100",
-            ),
-            (by_chat, botapi.member_change(GROUP), "-100"),
-            (by_chat, botapi.reaction(chat=GROUP), "-100"),
-        ],
-    )
+    @pytest.mark.parametrize(("key", "update", "expected"), KEYED)
     async def test_every_type_of_update_has_the_key_of_its_chat_or_user(self, make, key, update, expected):
         bot, seen = await make(key=key), []
 
@@ -290,15 +254,7 @@ class TestKeys:
 
         assert [expected] == seen
 
-    @pytest.mark.parametrize(
-        "update",
-        [
-            botapi.inline_query(),
-            botapi.callback_query(inline_message_id="y"),
-            botapi.pre_checkout_query(),
-            botapi.poll(),
-        ],
-    )
+    @pytest.mark.parametrize("update", KEYLESS)
     async def test_an_update_without_a_chat_is_handled_and_its_session_raises_when_touched(self, bot, storage, update):
         seen = []
 

@@ -17,13 +17,21 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 
 import pytest
 import pytest_asyncio
 
 from bot_session.errors import SessionClosedError, SessionKeyError, UnavailableError
-from bot_session.keys import by_chat, by_user
+from bot_session.keys import (
+    KeyFunction,
+    by_business_connection,
+    by_chat,
+    by_topic,
+    by_user,
+    by_user_in_chat,
+    with_bot_id,
+)
 from bot_session.multi import MultiSessions
 from bot_session.sessions import Sessions
 
@@ -31,25 +39,72 @@ from .botapi import (
     ADA,
     BOB,
     FakeBotAPI,
+    business_connection,
+    business_message,
     callback_query,
+    channel,
     channel_post,
     edited_message,
     group,
     inline_query,
+    member_change,
     message,
     migrate_from,
     migrate_to,
     person,
+    poll,
+    pre_checkout_query,
+    private,
+    reaction,
+    supergroup,
 )
 from .watched import WatchedStorage
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-__all__ = ["Hunger", "IntegrationBot", "IntegrationContract", "Play"]
+__all__ = ["KEYED", "KEYLESS", "Hunger", "IntegrationBot", "IntegrationContract", "Play"]
 
 GROUP = -100
 SUPERGROUP = -1001000000100
+
+_FORUM = supergroup(-100, is_forum=True)
+
+KEYED: Final[list[tuple[KeyFunction, dict[str, Any], str]]] = [
+    (by_chat, message(), "7"),
+    (by_chat, message(chat=_FORUM), "-100"),
+    (by_chat, edited_message(), "7"),
+    (by_chat, channel_post(chat=channel(-5)), "-5"),
+    (by_chat, callback_query(chat=_FORUM), "-100"),
+    (by_chat, callback_query(message={"chat": _FORUM, "message_id": 1, "date": 0}), "-100"),  # out of reach
+    (by_chat, member_change(_FORUM), "-100"),
+    (by_chat, reaction(chat=_FORUM), "-100"),
+    (by_user, message(chat=_FORUM), "7"),
+    (by_user, reaction(chat=_FORUM), "7"),
+    (by_user, inline_query(), "7"),
+    (by_user_in_chat, message(chat=_FORUM), "7/-100"),
+    (by_topic, message(chat=_FORUM, message_thread_id=3, is_topic_message=True), "-100:3"),
+    (by_topic, message(chat=_FORUM, message_thread_id=3), "-100"),  # an answer, in no topic
+    (by_chat, business_connection("abc"), "7"),  # as in grammY: the owner's private chat with the bot
+    (by_business_connection, business_connection("abc"), "abc:7"),
+    (by_business_connection, business_message(connection="abc"), "abc:8"),
+    (
+        by_business_connection,
+        {"deleted_business_messages": {"business_connection_id": "abc", "chat": private(), "message_ids": [1]}},
+        "abc:7",
+    ),
+    (with_bot_id(by_user), message(), "42:7"),
+]
+"""For every key function updates, and the key that each has with a bot of id 42."""
+
+KEYLESS: Final[list[dict[str, Any]]] = [
+    inline_query(),
+    {"chosen_inline_result": {"result_id": "1", "from": ADA, "query": ""}},
+    callback_query(inline_message_id="y"),
+    pre_checkout_query(),
+    poll(),
+]
+"""Updates that belong to no chat."""
 
 
 @dataclass
