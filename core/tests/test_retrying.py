@@ -53,6 +53,9 @@ class Failing(StorageWrapper):
     async def write_many(self, writes):
         return await self._do(super().write_many(writes))
 
+    async def write_then_read(self, rounds, keys=()):
+        return await self._do(self.inner.write_then_read(rounds, keys))
+
     async def delete_many(self, keys):
         return await self._do(super().delete_many(keys))
 
@@ -65,6 +68,7 @@ CALLS = {
     "write": lambda storage: storage.write("42", "2"),
     "delete": lambda storage: storage.delete("42"),
     "write_many": lambda storage: storage.write_many([Write("42", "2")]),
+    "write_then_read": lambda storage: storage.write_then_read([[Write("42", "2")]], ["42"]),
     "delete_many": lambda storage: storage.delete_many(iter(["42"])),
 }
 
@@ -102,7 +106,7 @@ class TestRepeating:
         assert 1 == failing.calls
 
 
-@pytest.mark.parametrize("call", ["write", "delete", "write_many", "delete_many"])
+@pytest.mark.parametrize("call", ["write", "delete", "write_many", "write_then_read", "delete_many"])
 async def test_a_write_whose_outcome_is_unknown_is_not_repeated(call):
     failing = Failing(unknown())
     with pytest.raises(UnavailableError) as caught:
