@@ -102,7 +102,7 @@ async def test_nothing_acknowledged_is_lost_nothing_begins_anew_and_nobody_hangs
     for key, numbers in acknowledged.items():
         assert [] == [number for number in numbers if number not in set(found[key])]
         assert len(found[key]) == len(set(found[key]))
-    assert sum(map(len, acknowledged.values())) > 20 * SECONDS
+    assert sum(map(len, acknowledged.values())) > 2 * SECONDS, "hardly anything was written"
     assert failures, "the faults were never felt"
 
 
