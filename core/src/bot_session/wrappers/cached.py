@@ -85,7 +85,7 @@ class CachedStorage(StorageWrapper):
         asked = [key for key, known in looked.items() if known is None]
         if asked:
             looked.update(await self._ask(asked))
-        return {key: known[0] for key, known in looked.items() if known is not None and known[0] is not None}
+        return {key: record for key, known in looked.items() if known and (record := known[0]) is not None}
 
     async def _ask(self, keys: list[str]) -> dict[str, tuple[Record | None]]:
         """Read from the storage, and remember it."""
