@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from bot_session.storage import ABSENT, ANY, PRESENT, Condition, Match
+from bot_session.storage import ABSENT, ANY, PRESENT, Condition, Match, Version
 from pymongo import DeleteOne, UpdateOne
 from pymongo.results import DeleteResult, UpdateResult
 
@@ -19,7 +19,7 @@ from ._documents import from_version
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECORD", "SIMPLE", "Command", "Result", "deadline", "delete", "held", "write"]
+__all__ = ["RECORD", "SIMPLE", "Command", "Result", "deadline", "delete", "held", "select", "write"]
 
 SIMPLE: Final = {"locale": "simple"}
 """The collation that compares byte by byte: for collections that were made to ignore case. Others do it anyway."""
@@ -38,6 +38,9 @@ _EXPIRED: Final = {
 _HELD: Final = {"$and": [{"$ne": [{"$type": "$value"}, "missing"]}, {"$not": [_EXPIRED]}]}
 """Whether there is something that has not expired, by the server's clock."""
 
+_LONG: Final = 2**19
+"""Characters of a version that is not to be sent twice: a command has room for 16 MiB."""
+
 Result: TypeAlias = UpdateResult | DeleteResult
 
 
@@ -48,6 +51,8 @@ class Command(NamedTuple):
     filter: Mapping[str, Any]
     update: list[dict[str, Any]] | None = None
     upsert: bool = False
+    conditional: bool = False
+    """Whether the match is tested in the update, which changes nothing if it fails, and not in the filter."""
 
     def in_batch(self, namespace: str, collation: dict[str, Any] | None) -> UpdateOne | DeleteOne:
         """Return it as an operation of the driver's ``bulk_write``."""
@@ -61,24 +66,38 @@ class Command(NamedTuple):
             return True
         if isinstance(result, DeleteResult):
             return result.deleted_count == 1
-        if self.match is not ABSENT:
-            return result.matched_count == 1
-        if self.upsert:
+        if self.conditional:
             return result.upserted_id is not None or result.modified_count == 1
-        return result.matched_count == 0
+        return result.matched_count == (0 if self.match is ABSENT else 1)
 
 
 def write(key: str, value: Any, ttl: float | None, match: Match) -> Command:
     """Return the command for `Storage.write`."""
     new = {"value": {"$literal": value}, "expires_at": deadline(ttl)}
+    if match is ANY:
+        return Command(match, {"key": key}, [{"$set": new}], upsert=True)
     if match is ABSENT:
         # What is held stays as it is, which the server does not count as modified. A filter cannot say this: where
         # none matches, an upsert inserts, and it allows no expressions.
-        new = {field: {"$cond": [_HELD, f"${field}", change]} for field, change in new.items()}
-    if match is ANY or match is ABSENT:
-        return Command(match, {"key": key}, [{"$set": new}], upsert=True)
+        return Command(match, {"key": key}, [_set_if({"$not": [_HELD]}, new)], upsert=True, conditional=True)
     # No upsert: it would bring back what was deleted.
-    return Command(match, held(key, match), [{"$set": new}])
+    # In the update again, since with an expression in its filter SecantusDB goes through the whole collection. But what
+    # is replaced by its equal does not count as modified, and the version is sent twice, for two fields.
+    if isinstance(match, Condition) or len(match) > _LONG or _may_equal(match, value):
+        return Command(match, held(key, match), [{"$set": new}])
+    return Command(match, {"key": key}, [_set_if(_condition(match), new)], conditional=True)
+
+
+def _set_if(condition: Any, new: dict[str, Any]) -> dict[str, Any]:
+    return {"$set": {field: {"$cond": [condition, change, f"${field}"]} for field, change in new.items()}}
+
+
+def _may_equal(match: Version, value: Any) -> bool:
+    """Whether a document of this version may be no other than ``value`` to the server."""
+    try:
+        return bool(from_version(match) == value)
+    except ValueError:
+        return False
 
 
 def delete(key: str, match: Match) -> Command:
@@ -90,13 +109,23 @@ def delete(key: str, match: Match) -> Command:
 
 def held(key: object, match: Match = PRESENT) -> dict[str, Any]:
     """Return the filter for what is stored under a key, or a condition on it; if ``match`` is a version, only in that."""
+    return {"key": key, "$expr": _condition(match)}
+
+
+def select(key: object) -> list[dict[str, Any]]:
+    """Return the stages of a pipeline that find what is stored under a key, or a condition on it."""
+    # Two, so that SecantusDB uses the index for the first; MongoDB makes one of them.
+    return [{"$match": {"key": key}}, {"$match": {"$expr": _HELD}}]
+
+
+def _condition(match: Match) -> dict[str, Any]:
     if isinstance(match, Condition):
-        return {"key": key, "$expr": _HELD}
+        return _HELD
     try:
         same: dict[str, Any] = {"$eq": ["$value", {"$literal": from_version(match)}]}
     except ValueError:  # a version of another storage's
         same = {"$literal": False}
-    return {"key": key, "$expr": {"$and": [_HELD, same]}}
+    return {"$and": [_HELD, same]}
 
 
 def deadline(ttl: float | None) -> Any:

@@ -23,7 +23,7 @@ from pymongo.results import DeleteResult
 
 from . import _commands as commands
 from ._collection import SessionCollection
-from ._commands import Command, Result, held
+from ._commands import Command, Result, held, select
 from ._documents import encodable, to_bson, to_json, to_version
 from ._errors import mapped
 
@@ -103,7 +103,7 @@ class MongoStorage(Storage):
         if self._state != "open":
             await self._ready("has", key)
         self._validate("has", key)
-        return bool(await self._collection.aggregate("has", [{"$match": held(key)}, {"$project": {"_id": 1}}], key))
+        return bool(await self._collection.aggregate("has", [*select(key), {"$project": {"_id": 1}}], key))
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         if self._state != "open":
@@ -194,9 +194,7 @@ class MongoStorage(Storage):
     async def _find(self, operation: str, keys: Sequence[str]) -> dict[str, Record]:
         """Return the records of some keys, by one command."""
         which = keys[0] if len(keys) == 1 else {"$in": keys}
-        found = await self._collection.aggregate(
-            operation, [{"$match": held(which)}, {"$project": commands.RECORD}], which
-        )
+        found = await self._collection.aggregate(operation, [*select(which), {"$project": commands.RECORD}], which)
         return {document["key"]: self._record(operation, document) for document in found}
 
     async def _scan(
@@ -211,7 +209,7 @@ class MongoStorage(Storage):
         while True:
             if self._state != "open":
                 await self._ready(operation)
-            page = await self._collection.aggregate(operation, [{"$match": held(bound)}, *rest])
+            page = await self._collection.aggregate(operation, [*select(bound), *rest])
             for document in page:
                 if not document["key"].startswith(prefix):
                     return
