@@ -59,11 +59,32 @@ class TestBatches:
         counted = Counted()
         storage = BatchedStorage(counted)
 
-        await asyncio.gather(*(storage.write(str(i), "1") for i in range(100)))
-        records = await asyncio.gather(*(storage.read(str(i)) for i in range(100)))
+        await asyncio.gather(*(storage.write(str(i), "1") for i in range(60)))
+        records = await asyncio.gather(*(storage.read(str(i)) for i in range(60)))
 
-        assert ["1"] * 100 == [record.value for record in records]
-        assert [("write_many", 100), ("read_many", 100)] == counted.calls
+        assert ["1"] * 60 == [record.value for record in records]
+        assert [("write_many", 60), ("read_many", 60)] == counted.calls
+
+    async def test_many_travel_in_as_many_parts_as_may_be_under_way(self):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+
+        await asyncio.gather(*(storage.write(str(i), "1") for i in range(100)))
+
+        assert [("write_many", 50), ("write_many", 50)] == counted.calls
+
+    async def test_batches_are_as_suits_the_storage_itself(self):
+        counted = Counted(type("Small", (MemoryStorage,), {"max_batch": 10, "max_under_way": 1})())
+        counted.gate.clear()
+        reads = [asyncio.create_task(BatchedStorage(counted).read("a"))]
+        storage = BatchedStorage(counted)
+        reads += [asyncio.create_task(storage.read(str(i))) for i in range(20)]
+        await asyncio.sleep(0.01)
+        under_way = list(counted.calls)
+        counted.gate.set()
+        await asyncio.gather(*reads)
+
+        assert [("read", 1), ("read_many", 10)] == under_way
 
     async def test_one_alone_takes_the_way_of_a_single_operation(self):
         counted = Counted()

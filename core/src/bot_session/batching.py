@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import math
 from collections import deque
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 from .errors import StorageError, UnavailableError
 from .locks import KeyLocks
 from .storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead
-from .wrappers.base import StorageWrapper
+from .wrappers.base import StorageWrapper, locate
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -28,10 +29,8 @@ __all__ = ["BatchedStorage"]
 Q = TypeVar("Q")
 R = TypeVar("R")
 
-MAX_BATCH: Final = 128
-"""Operations in one batch: beyond this, larger batches gain nothing and make everybody in them wait."""
-MAX_UNDER_WAY: Final = 2
-"""Batches on their way at a time: while one is handled by the backend, the next is being sent."""
+WORTH_SPLITTING: Final = 64
+"""Operations that are sent in parts, as many as may be under way: the backend is busy with one as the next is made."""
 MAX_WAITING: Final = 10_000
 """Operations that may wait for a batch; whoever comes then waits before joining, so that memory does not grow."""
 
@@ -48,8 +47,8 @@ class BatchedStorage(StorageWrapper):
 
     Args:
         inner: The storage to wrap.
-        max_batch: The most operations to send at once.
-        max_under_way: The most batches of reads, of writes, and of both, to have on their way.
+        max_batch: The most operations to send at once. By default, what suits the storage.
+        max_under_way: The most batches of reads, of writes, and of both, to have on their way; likewise.
         max_waiting: The most operations that may wait for a batch.
     """
 
@@ -57,11 +56,13 @@ class BatchedStorage(StorageWrapper):
         self,
         inner: Storage,
         *,
-        max_batch: int = MAX_BATCH,
-        max_under_way: int = MAX_UNDER_WAY,
+        max_batch: int | None = None,
+        max_under_way: int | None = None,
         max_waiting: int = MAX_WAITING,
     ) -> None:
         super().__init__(inner)
+        root, _ = locate(inner, "")
+        max_batch, max_under_way = max_batch or root.max_batch, max_under_way or root.max_under_way
         self._writing = KeyLocks()
         self._reads: _Lane[str, Record | None] = _Lane(
             inner.read, self._read_together, max_batch, max_under_way, max_waiting
@@ -220,7 +221,10 @@ class _Lane(Generic[Q, R]):
     def _depart(self) -> None:
         """Send what waits, as far as there may be batches under way."""
         while self._waiting and self._under_way < self._max_under_way:
-            size = min(len(self._waiting), self._max_batch)
+            size = len(self._waiting)
+            if size >= WORTH_SPLITTING:
+                size = math.ceil(size / (self._max_under_way - self._under_way))
+            size = min(size, self._max_batch)
             batch = [self._waiting.popleft() for _ in range(size)]
             for _ in range(min(size, self._outside)):
                 self._turns.release()

@@ -174,6 +174,12 @@ class Storage(ABC):
     driver_query: ClassVar[bool] = False
     """Whether the options of a URL that are none of `from_url`'s own belong to the driver. If not, they are errors."""
 
+    max_batch: ClassVar[int] = 128
+    """How many operations `BatchedStorage` sends to it at once: more gain nothing, and make all in the batch wait."""
+
+    max_under_way: ClassVar[int] = 2
+    """How many such batches are on their way at a time: as one is handled by the backend, the next is being sent."""
+
     _state: Literal["new", "open", "closed"] = "new"
     _open_lock: asyncio.Lock | None = None
 

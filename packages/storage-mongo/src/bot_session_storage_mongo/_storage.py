@@ -70,6 +70,7 @@ class MongoStorage(Storage):
         # A comparison carries the old document beside the new one, and both have to fit into 16 MiB.
         max_value_bytes=7 * 1024 * 1024,
     )
+    max_batch, max_under_way = 50, 4  # The driver takes as long for a command in a batch as for one alone.
     driver_query: ClassVar[bool] = True
 
     def __init__(

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -24,7 +24,6 @@ from ._table import Table
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import AsyncIterator, Iterable, Sequence
-    from typing import Self
 
     from bot_session.storage import WriteResult, WrittenAndRead
 
@@ -55,6 +54,7 @@ class SQLiteStorage(Storage):
     capabilities = Capabilities(
         shared=True, durable=True, native_expiry=False, ttl_resolution=0.001, atomic_batches=True
     )
+    max_batch, max_under_way = 512, 1  # There is one thread, and whatever is in a batch shares its commit.
 
     def __init__(
         self,
