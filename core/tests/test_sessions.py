@@ -22,6 +22,7 @@ from bot_session import (
     UnavailableError,
     by_user,
 )
+from bot_session.storage import MAX_TTL
 
 
 @dataclass
@@ -774,6 +775,16 @@ class TestWithoutAHandler:
         assert not await sessions.has("-1")
         assert Pizza(1) == await sessions.read("-1001")
         assert 100 == pytest.approx((await storage.read("-1001")).ttl, abs=5)
+
+    async def test_move_takes_the_longest_life_along_though_the_backend_rounded_it_up(self):
+        now = 0.001
+        storage = MemoryStorage(clock=lambda: now)
+        await storage.write("old", "{}", ttl=MAX_TTL)
+        now = 0.0
+
+        assert (await storage.read("old")).ttl > MAX_TTL
+        assert await Sessions(storage).move("old", "new")
+        assert (await storage.read("new")).ttl == MAX_TTL
 
     async def test_move_of_nothing_is_no_error(self, sessions):
         assert not await sessions.move("-1", "-1001")

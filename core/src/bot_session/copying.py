@@ -62,7 +62,7 @@ async def copy_documents(
     async for key, record in source.read_all_entries(prefix, batch_size=batch_size):
         if key.startswith(LEASE_PREFIX):
             continue
-        batch.append(Write(key, record.value, record.ttl, ANY if overwrite else ABSENT))
+        batch.append(Write(key, record.value, record.lasting, ANY if overwrite else ABSENT))
         if len(batch) >= batch_size:
             await carry()
     await carry()

@@ -248,7 +248,7 @@ async def reseal_documents(
     def resealed(key: str, record: Record) -> Write | None:
         place = locate(storage, key)[1]
         try:
-            return Write(key, seal.seal(seal.unseal(record.value, place), place), record.ttl, record.version)
+            return Write(key, seal.seal(seal.unseal(record.value, place), place), record.lasting, record.version)
         except DecodeError as error:
             error.key = key
             if on_error is None:

@@ -404,7 +404,7 @@ class Sessions(Generic[T]):
                 return False
             match = ANY if overwrite else ABSENT
             document = self.documents.moved(record.value, old_place, new_place)
-            await self.storage.write(new_place, document, ttl=record.ttl, match=match)
+            await self.storage.write(new_place, document, ttl=record.lasting, match=match)
             await self.storage.delete(old_place, match=record.version)
             return True
 

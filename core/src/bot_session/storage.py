@@ -100,6 +100,11 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     version: Version
     ttl: float | None = None
 
+    @property
+    def lasting(self) -> float | None:
+        """The TTL with which to write it again: rounded up by a backend, ``ttl`` may be a little above `MAX_TTL`."""
+        return None if self.ttl is None else min(self.ttl, MAX_TTL)
+
     def __repr__(self) -> str:
         # Documents are users' data, and a repr ends in logs.
         return f"Record({len(self.value)} characters, ttl={self.ttl})"

@@ -13,7 +13,6 @@ from bot_session.locks import KeyLocks
 from bot_session.storage import (
     ABSENT,
     ANY,
-    MAX_TTL,
     PRESENT,
     Match,
     Record,
@@ -197,7 +196,7 @@ class FallbackStorage(StorageWrapper):
         kept = [key for key in deleted if key not in last]
         if kept:  # Their copies are gone, but the primary refused to delete.
             records = await self._inner.read_many(kept)
-            last |= {key: Write(key, record.value, _lasting(record)) for key, record in records.items()}
+            last |= {key: Write(key, record.value, record.lasting) for key, record in records.items()}
         return [Write(write.key, write.value, write.ttl) for write in last.values() if write.value is not None]
 
     async def _copy(self, operation: str, key: str | None, call: Callable[[Storage], Awaitable[object]]) -> None:
@@ -244,7 +243,7 @@ class FallbackStorage(StorageWrapper):
         if not strays:
             return found
         results = await self._inner.write_many(
-            [Write(key, record.value, _lasting(record), ABSENT) for key, record in strays.items()]
+            [Write(key, record.value, record.lasting, ABSENT) for key, record in strays.items()]
         )
         overtaken: list[str] = []
         for (key, record), result in zip(strays.items(), conflicts_only(results), strict=True):
@@ -286,11 +285,6 @@ class FallbackStorage(StorageWrapper):
 
 async def _write_copies(storage: Storage, copies: Sequence[Write]) -> None:
     conflicts_only(await storage.write_many(copies))
-
-
-def _lasting(record: Record) -> float | None:
-    """Return the TTL to write again; rounded up by a backend it may be a little too long."""
-    return None if record.ttl is None else min(record.ttl, MAX_TTL)
 
 
 def _least(limits: Iterable[int | None]) -> int | None:
