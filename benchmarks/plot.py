@@ -76,7 +76,8 @@ def draw_sizes(sizes: Sequence[Size], path: Path) -> None:
             mine = [size for size in sizes if size.storage == storage and getattr(size, field) is not None]
             costs = [getattr(size, field) * 1e6 for size in mine]
             axis.plot([size.stored for size in mine], costs, marker="o", ms=3, label=storage)
-        axis.set(title=title, xscale="log", yscale="log")
+        scale = "log" if any(getattr(size, field) is not None for size in sizes) else "linear"
+        axis.set(title=title, xscale=scale, yscale=scale)
     axes[0].set_ylabel("µs a session")
     axes[-1].legend(fontsize=7, frameon=False)
     figure.supxlabel("stored sessions")
