@@ -149,15 +149,17 @@ class TestBatches:
 
         assert [("read", 1)] * 3 + [("read_many", 2), ("read_many", 3)] == counted.calls
 
-    async def test_more_than_may_wait_come_in_one_by_one_and_lose_nothing(self):
+    @pytest.mark.parametrize(("max_batch", "max_waiting"), [(2, 3), (1, 1), (1, 3)])
+    async def test_more_than_may_wait_come_in_one_by_one_and_lose_nothing(self, max_batch, max_waiting):
         counted = Counted()
-        storage = BatchedStorage(counted, max_batch=2, max_under_way=1, max_waiting=3)
+        storage = BatchedStorage(counted, max_batch=max_batch, max_under_way=1, max_waiting=max_waiting)
         counted.gate.clear()
         writes = [asyncio.create_task(storage.write(str(n), "1")) for n in range(20)]
         await asyncio.sleep(0)
         writes[10].cancel()
         counted.gate.set()
-        await asyncio.gather(*writes, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*writes, return_exceptions=True)
 
         assert {str(n) for n in range(20) if n != 10} == {key async for key in counted.inner.read_all_keys()}
 

@@ -190,6 +190,7 @@ class _Lane(Generic[Q, R]):
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             self._waiting.remove(entry)
+            self._let_in(1)
             raise
         finally:
             self._gathering = False
@@ -199,6 +200,7 @@ class _Lane(Generic[Q, R]):
         if not alone:
             return await future
         self._waiting.clear()
+        self._let_in(1)
         self._lonely = not self._under_way
         return await self._go_alone(operation)
 
@@ -208,6 +210,11 @@ class _Lane(Generic[Q, R]):
             await self._turns.acquire()
         finally:
             self._outside -= 1
+
+    def _let_in(self, places: int) -> None:
+        """Let those outside join where places became free."""
+        for _ in range(min(places, self._outside)):
+            self._turns.release()
 
     async def _go_alone(self, operation: Q) -> R:
         """Without a task, a future or a list: nobody else's result hangs on this one's cancellation."""
@@ -226,8 +233,7 @@ class _Lane(Generic[Q, R]):
                 size = math.ceil(size / (self._max_under_way - self._under_way))
             size = min(size, self._max_batch)
             batch = [self._waiting.popleft() for _ in range(size)]
-            for _ in range(min(size, self._outside)):
-                self._turns.release()
+            self._let_in(size)
             batch = [entry for entry in batch if not entry[1].done()]  # Whoever was cancelled wants nothing any more.
             if batch:
                 self._under_way += 1

@@ -231,7 +231,7 @@ class Session(Generic[T]):
     def _lock_at_once(self) -> bool:
         """Take the locks if nobody has to be asked or waited for, as is the rule, and say whether that was so."""
         sessions = self._sessions
-        self._held = sessions.lock == "process" and sessions.desk.locks.try_acquire(self.place)
+        self._held = not self._closed and sessions.lock == "process" and sessions.desk.locks.try_acquire(self.place)
         return self._held
 
     async def lock(self) -> None:
