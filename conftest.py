@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import gc
 from doctest import ELLIPSIS, NORMALIZE_WHITESPACE
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 from sybil.parsers.rest import DocTestParser
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 pytest_plugins = ["bot_session.testing.servers"]
+
+
+@pytest.fixture(scope="module")
+def sockets_collected() -> Iterator[None]:
+    """Let the garbage collector find what a driver leaves to it here, not in another module's tests."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="module", autouse=False)

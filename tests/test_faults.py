@@ -30,6 +30,7 @@ SECONDS = float(os.environ.get("BOT_SESSION_TEST_FAULT_SECONDS", "4"))
 # PyMongo leaves a socket to the garbage collector when it is cut off while it connects.
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("sockets_collected"),
     pytest.mark.timeout(SECONDS + 120),
 ]
 

@@ -29,6 +29,7 @@ from bot_session.testing.botapi import (
     supergroup,
 )
 from bot_session.testing.botapi.wire import read_message, response
+from bot_session.testing.listener import Listener
 
 EVERY_KIND = [
     message("/start", chat=group()),
@@ -58,10 +59,11 @@ def numbers(updates):
     return [update["update_id"] for update in updates]
 
 
-class Webhook:
+class Webhook(Listener):
     """A server that answers as told and keeps what it was asked."""
 
     def __init__(self):
+        super().__init__(self.answer_one)
         self.statuses = []
         self.answer = {}
         self.requests = []
@@ -70,16 +72,11 @@ class Webhook:
         self.busy = self.busiest = 0
         self.three = asyncio.Event()
 
-    async def __aenter__(self):
-        self.server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}/hook"
-        return self
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}/hook"
 
-    async def __aexit__(self, *_):
-        self.server.close()
-        await self.server.wait_closed()
-
-    async def serve(self, reader, writer):
+    async def answer_one(self, reader, writer):
         self.busy += 1
         self.busiest = max(self.busy, self.busiest)
         if self.busy == 3:
@@ -89,7 +86,6 @@ class Webhook:
         await self.gate.wait()
         self.busy -= 1
         writer.write(response(self.statuses.pop(0) if self.statuses else 200, self.answer))
-        writer.close()
 
     @property
     def texts(self):

@@ -32,7 +32,10 @@ if TYPE_CHECKING:
     from pymongo.database import Database
 
 # PyMongo leaves a socket to the garbage collector for a connection that is refused.
-pytestmark = pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("sockets_collected"),
+]
 
 _numbers = itertools.count(1)
 

@@ -15,6 +15,7 @@ from bot_session.testing.contract.base import ContractBase
 from bot_session.testing.contract.batches import Batches
 from bot_session.testing.contract.keys import Keys
 from bot_session.testing.contract.matching import Matching
+from bot_session.testing.proxy import Proxy
 from bot_session_storage_mongo import MongoStorage
 from motor.motor_asyncio import AsyncIOMotorClient
 from pymongo import AsyncMongoClient, MongoClient
@@ -28,7 +29,10 @@ if TYPE_CHECKING:
     from bot_session.testing.servers import Server
 
 # PyMongo leaves a socket to the garbage collector when it is cancelled while it connects.
-pytestmark = pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("sockets_collected"),
+]
 
 _numbers = itertools.count(1)
 
@@ -106,33 +110,14 @@ class TestMongoContract(BackDoors, StorageContract):
     """A URL."""
 
     @pytest.fixture(autouse=True)
-    async def proxy(self, database: None) -> AsyncIterator[None]:
+    async def between(self, database: None) -> AsyncIterator[None]:
         """Stand between storage and server, to cut connections."""
-        host, port = parse_uri(self.url)["nodelist"][0]
-        self.connections: set[asyncio.StreamWriter] = set()
-
-        async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-            with contextlib.suppress(ConnectionError):
-                while data := await source.read(65536):
-                    target.write(data)
-                    await target.drain()
-            target.close()
-
-        async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            answers, requests = await asyncio.open_connection(host, port)
-            self.connections |= {writer, requests}
-            await asyncio.gather(pump(reader, requests), pump(answers, writer))
-
-        server = await asyncio.start_server(connected, "127.0.0.1", 0)
-        self.address = f"mongodb://127.0.0.1:{server.sockets[0].getsockname()[1]}/?directConnection=true"
-        yield
-        await self.cut_connection(None)
-        server.close()
+        async with Proxy(*parse_uri(self.url)["nodelist"][0]) as self.proxy:
+            self.address = f"mongodb://127.0.0.1:{self.proxy.port}/?directConnection=true"
+            yield
 
     async def cut_connection(self, storage: Storage | None) -> None:
-        for writer in self.connections:
-            writer.transport.abort()
-        self.connections.clear()
+        await self.proxy.cut()
 
 
 class TestMotorContract(TestMongoContract):
@@ -142,7 +127,7 @@ class TestMotorContract(TestMongoContract):
     owns_client = False
 
     @pytest.fixture
-    async def make_storage(self, proxy: None) -> AsyncIterator[MakeStorage]:
+    async def make_storage(self, between: None) -> AsyncIterator[MakeStorage]:
         client = AsyncIOMotorClient(self.address)
         yield lambda **options: MongoStorage(client[self.name].sessions, **options)
         # It says good-bye to the server through the proxy, which runs in this loop.

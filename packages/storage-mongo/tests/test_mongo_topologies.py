@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from bot_session.testing.servers import Server
 
 # PyMongo leaves a socket to the garbage collector when it is cancelled while it connects.
-pytestmark = pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*<socket:pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.usefixtures("sockets_collected"),
+]
 
 
 # ---------------------------------------------------------------------- mongodb+srv:

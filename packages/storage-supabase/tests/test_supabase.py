@@ -24,6 +24,7 @@ from bot_session.errors import (
     ValueTooLargeError,
 )
 from bot_session.storage import ABSENT, PRESENT, Write
+from bot_session.testing.listener import Listener
 from bot_session.testing.servers.postgrest import DATABASE, LOGIN
 from bot_session_storage_supabase import SupabaseStorage
 from supabase import AsyncClient, AsyncClientOptions
@@ -491,24 +492,24 @@ async def answering(raw: bytes | None) -> AsyncIterator[SupabaseStorage]:
     opened = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError), contextlib.closing(writer):
-            while True:
-                head = await reader.readuntil(b"\r\n\r\n")
-                await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
-                if opened.is_set():
-                    break
-                writer.write(answer(200, b'{"answer":[]}'))
-            if raw is None:
-                await reader.read()
-            else:
-                writer.write(raw)
-                await writer.drain()
+        while True:
+            head = await reader.readuntil(b"\r\n\r\n")
+            await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
+            if opened.is_set():
+                break
+            writer.write(answer(200, b'{"answer":[]}'))
+        if raw is None:
+            await reader.read()
+        else:
+            writer.write(raw)
+            await writer.drain()
 
-    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with SupabaseStorage(f"http://127.0.0.1:{port}", key=KEY, timeout=0.3) as storage:
-            opened.set()
-            yield storage
+    async with (
+        Listener(serve) as server,
+        SupabaseStorage(f"http://127.0.0.1:{server.port}", key=KEY, timeout=0.3) as storage,
+    ):
+        opened.set()
+        yield storage
 
 
 @pytest.mark.parametrize(("raw", "kind", "outcome_unknown"), [

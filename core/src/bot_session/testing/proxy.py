@@ -6,20 +6,22 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
+from .listener import Listener
+
 if TYPE_CHECKING:
-    from types import TracebackType
-    from typing import Self
+    import ssl
 
 __all__ = ["Proxy"]
 
 
-class Proxy:
+class Proxy(Listener):
     """
     Passes bytes between clients and a server on this machine, until it is told otherwise.
 
     Args:
         host: The server's address.
         port: The server's port.
+        ssl: If given, clients speak TLS to the proxy; the server is spoken to without.
 
     Attributes:
         port: The port to connect to, once entered.
@@ -27,48 +29,16 @@ class Proxy:
         refusing: Whether new connections are closed at once.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, ssl: ssl.SSLContext | None = None) -> None:
+        super().__init__(self._pass_on, ssl=ssl)
         self._target = (host, port)
-        self._connections: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-        self.port = 0
         self.delay = 0.0
         self.refusing = False
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self.cut()
-        await self._server.wait_closed()
-
-    async def cut(self) -> None:
-        """Break all connections that there are, in the middle of whatever they carry."""
-        ending = list(self._connections)
-        for connection in ending:
-            connection.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
-
-    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._connections.add(task)
-        try:
-            if not self.refusing:
-                await self._pass_on(reader, writer)
-        except (OSError, asyncio.CancelledError):
-            pass  # A broken connection is what this is for.
-        finally:
-            self._connections.discard(task)
-            writer.transport.abort()
-
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.refusing:
+            writer.transport.abort()
+            return
         server_reader, server_writer = await asyncio.open_connection(*self._target)
         try:
             async with asyncio.TaskGroup() as group:

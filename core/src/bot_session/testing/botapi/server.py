@@ -9,6 +9,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
+from bot_session.testing.listener import Listener
+
 from .updates import message as message_update
 from .wire import MAX_HEAD, WireError, fields_of, post, read_message, response
 
@@ -154,7 +156,7 @@ class FakeBotAPI:
             **dict.fromkeys(("can_join_groups", "can_connect_to_business", "supports_inline_queries"), True),
             **dict.fromkeys(("can_read_all_group_messages", "has_main_web_app"), False),
         }
-        self._server: asyncio.Server | None = None
+        self._listener = Listener(self._serve, limit=MAX_HEAD)
         self._tasks: set[asyncio.Task[None]] = set()
         self._news = asyncio.Event()
         self._waiting: list[Json] = []
@@ -167,20 +169,18 @@ class FakeBotAPI:
         self._pumping: set[object] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, limit=MAX_HEAD)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        await self._listener.start()
+        self.url = f"http://127.0.0.1:{self._listener.port}"
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._server is not None
-        self._server.close()
+        await self._listener.close()
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._server.wait_closed()
 
     # ------------------------------------------------------------------ for tests
 
@@ -254,14 +254,6 @@ class FakeBotAPI:
 
     # ------------------------------------------------------------------ HTTP
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._start(self._serve(reader, writer))
-
-    def _start(self, work: Any) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while (request := await read_message(reader)) is not None:
@@ -269,10 +261,6 @@ class FakeBotAPI:
                 await writer.drain()
         except WireError as error:
             writer.write(response(400, {"ok": False, "error_code": 400, "description": f"Bad Request: {error}"}))
-        except ConnectionError:
-            pass  # The bot has hung up, as it may.
-        finally:
-            writer.close()
 
     async def _answer(self, request: HttpMessage) -> tuple[int, Json]:
         try:
@@ -416,7 +404,9 @@ class FakeBotAPI:
         for queue in {_queue_of(update): None for update in self._waiting}:
             if queue not in self._pumping:
                 self._pumping.add(queue)
-                self._start(self._pump(queue))
+                task = asyncio.get_running_loop().create_task(self._pump(queue))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _pump(self, queue: object) -> None:
         """Bring the updates of one chat to the webhook, one after the other, as long as it takes."""

@@ -19,7 +19,6 @@ import re
 import shutil
 import subprocess
 import sys
-import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -30,12 +29,12 @@ from urllib.parse import urlsplit, urlunsplit
 import pytest
 
 from bot_session.errors import SchemaError
+from bot_session.testing.listener import InThread, Listener
 
 from .base import HOST, START_TIMEOUT, Container, Owned, Process, Server, find_server, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator
-    from typing import Self
 
     from bot_session.storage import Storage
 
@@ -209,74 +208,29 @@ def _base64(data: bytes) -> bytes:
 # ---------------------------------------------------------------------- the gateway
 
 
-class Gateway:
-    """
-    Takes ``/rest/v1`` off the path of requests, as Supabase's gateway does, and passes them on. In a thread of its own.
-
-    Attributes:
-        url: Its address.
-    """
-
-    url: str
+class Gateway(InThread):
+    """Takes ``/rest/v1`` off the path of requests, as Supabase's gateway does, and passes them on."""
 
     def __init__(self, upstream: str) -> None:
+        super().__init__(Listener(self._serve))
         address = urlsplit(upstream)
         self._upstream = address.hostname, address.port
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="gateway", daemon=True)
-        self._connections: set[asyncio.Task[None]] = set()
 
-    def cut(self) -> None:
-        """Break all connections."""
-        self._run(self._cut())
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        self._run(self._listen())
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._run(self._end())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
-        self._loop.close()
-
-    def _run(self, work: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
-
-    async def _listen(self) -> None:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def _end(self) -> None:
-        self._server.close()
-        await self._cut()
-
-    async def _cut(self) -> None:
-        connections = list(self._connections)
-        for connection in connections:
-            connection.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-
-    def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.create_task(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+    @property
+    def url(self) -> str:
+        """Its address."""
+        return f"http://127.0.0.1:{self.listener.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with (
-            contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError),
-            contextlib.closing(writer),
-        ):
-            answers, requests = await asyncio.open_connection(*self._upstream)
-            with contextlib.closing(requests):
-                # The answers are passed on as they are; with their end, or that of the requests, all ends.
-                passing = asyncio.create_task(_pass_on(answers, writer))
-                passing.add_done_callback(lambda _: writer.close())
-                try:
-                    await _take_off(reader, requests)
-                finally:
-                    passing.cancel()
+        answers, requests = await asyncio.open_connection(*self._upstream)
+        with contextlib.closing(requests):
+            # The answers are passed on as they are; with their end, or that of the requests, all ends.
+            passing = asyncio.create_task(_pass_on(answers, writer))
+            passing.add_done_callback(lambda _: writer.close())
+            try:
+                await _take_off(reader, requests)
+            finally:
+                passing.cancel()
 
 
 async def _pass_on(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:

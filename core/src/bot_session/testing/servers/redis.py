@@ -7,19 +7,20 @@ on 127.0.0.1 (of one container, if it is one), where clients find each at the po
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime as dt
 import ipaddress
 import shlex
 import ssl
-import threading
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
 import pytest
+
+from bot_session.testing.listener import InThread
+from bot_session.testing.proxy import Proxy
 
 from .base import Container, Group, Owned, Process, Server, find_server, free_port, unavailable
 
@@ -104,8 +105,9 @@ def redis_tls_server(redis_server: Server, tmp_path_factory: pytest.TempPathFact
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificate, key)
     address = urlsplit(redis_server.url)
-    with _tls_front(context, address.hostname or "127.0.0.1", address.port or 6379) as port:
-        yield TLSServer(f"rediss://127.0.0.1:{port}/0", certificate)
+    front = Proxy(address.hostname or "127.0.0.1", address.port or 6379, ssl=context)
+    with InThread(front):
+        yield TLSServer(f"rediss://127.0.0.1:{front.port}/0", certificate)
 
 
 # ---------------------------------------------------------------------- nodes
@@ -243,42 +245,3 @@ def _self_signed(folder: Path) -> tuple[Path, Path]:
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return folder / "server.crt", folder / "server.key"
-
-
-@contextlib.contextmanager
-def _tls_front(context: ssl.SSLContext, host: str, port: int) -> Iterator[int]:
-    """Take TLS connections on a port of 127.0.0.1 and pass them on, in a thread with a loop of its own."""
-    loop = asyncio.new_event_loop()
-
-    async def pump(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError, ssl.SSLError):
-            while data := await source.read(65536):
-                target.write(data)
-                await target.drain()
-        target.close()
-
-    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answers, requests = await asyncio.open_connection(host, port)
-        await asyncio.gather(pump(reader, requests), pump(answers, writer))
-
-    async def listen() -> asyncio.Server:
-        return await asyncio.start_server(connected, "127.0.0.1", 0, ssl=context)
-
-    thread = threading.Thread(target=loop.run_forever, name="tls-front", daemon=True)
-    thread.start()
-    server = asyncio.run_coroutine_threadsafe(listen(), loop).result(10)
-    try:
-        yield cast("int", server.sockets[0].getsockname()[1])
-    finally:
-        asyncio.run_coroutine_threadsafe(_end(server), loop).result(10)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(10)
-        loop.close()
-
-
-async def _end(server: asyncio.Server) -> None:
-    server.close()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
