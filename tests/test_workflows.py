@@ -97,7 +97,7 @@ def test_a_newer_push_ends_the_run_of_an_older_one_but_never_a_release():
     ends = {file.stem: load(file)["concurrency"]["cancel-in-progress"] for file in WORKFLOWS}
     groups = {load(file)["concurrency"]["group"] for file in WORKFLOWS}
 
-    assert {"tests": True, "wheels": True, "release": False} == ends
+    assert {"tests": True, "wheels": True, "nightly": True, "release": False} == ends
     assert len(WORKFLOWS) == len(groups)
 
 
@@ -138,6 +138,22 @@ class TestMatrix:
             assert expected == run(script("tests", "servers", "image"), tmp_path, **variables)
             assert row["instead-of"].lower() in services
             assert (ROOT / row["folder"]).is_dir()
+
+
+class TestNightly:
+    def test_a_variable_that_asks_for_more_is_read_by_a_file_that_runs(self):
+        job = load("workflows/nightly.yml")["jobs"]["long"]
+        files = [ROOT / name for name in job["strategy"]["matrix"]["file"]]
+        variables = [name for name in job["steps"][-1]["env"] if name.startswith("BOT_SESSION_TEST_")]
+        read = [re.findall(r'environ\.get\("(\w+)"', file.read_text()) for file in files]
+
+        assert [[name] for name in variables] == read
+
+    def test_every_target_of_fuzzing_has_its_turn(self):
+        job = load("workflows/nightly.yml")["jobs"]["fuzz"]
+        targets = re.search(r"^TARGETS = .* in \((.*)\)\}$", (ROOT / "fuzz/targets.py").read_text(), re.MULTILINE)
+
+        assert sorted(targets[1].split(", ")) == job["strategy"]["matrix"]["target"]
 
 
 class TestRelease:
