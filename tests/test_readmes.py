@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import re
 import subprocess
 import sys
@@ -10,7 +11,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from bot_session.urls import _PACKAGES
+from bot_session import Sessions
+from bot_session.urls import _PACKAGES, find_storage, options_of
 
 ROOT = Path(__file__).parent.parent
 README = {path.parent.name.removeprefix("storage-"): path for path in ROOT.glob("packages/storage-*/README.md")}
@@ -42,6 +44,27 @@ async def test_the_example_remembers(name, make_url, open_url):
         await asyncio.to_thread(subprocess.run, [sys.executable, "-W", "error", "-c", program], check=True)
 
         assert (await storage.read("42")).value == f'{{"count":{count}}}'
+
+
+def options_in(text):
+    """The names in the tables whose head begins with "option"."""
+    tables = re.findall(r"^\| option \|.*\n\|[-|]+\|\n((?:\|.*\n)+)", text, re.MULTILINE)
+    cells = [row.split("|")[1] for table in tables for row in table.splitlines()]
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+@pytest.mark.parametrize("name", README)
+def test_the_options_of_a_storage_are_all_there(name):
+    (storage,) = {find_storage(scheme) for scheme, package in _PACKAGES.items() if package.endswith(f"-storage-{name}")}
+    options, parameters = options_of(storage).keys(), inspect.signature(storage).parameters.keys()
+    written = options_in(README[name].read_text())
+
+    assert set() == (options - {"prefix"}) - written
+    assert set() == written - options - parameters
+
+
+def test_the_options_of_sessions_are_all_there():
+    assert inspect.signature(Sessions).parameters.keys() - {"storage"} == options_in((ROOT / "README.md").read_text())
 
 
 def test_what_to_install_for_a_scheme_is_what_the_packages_declare():
