@@ -43,6 +43,9 @@ async def copy_documents(
         overwrite: Replace what the target has under the same key. Otherwise that is kept.
         batch_size: How many to carry at a time.
 
+    Returns:
+        How many were copied, and how many kept.
+
     Raises:
         StorageError: One of the storages failed, or the target cannot hold one of the documents. Those copied before
             are there.

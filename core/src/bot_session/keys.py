@@ -98,7 +98,7 @@ def by_business_connection(origin: Origin) -> str | None:
 
 def with_bot_id(key: KeyFunction) -> Callable[[Origin], Key | Awaitable[Key]]:
     """
-    Put the bot's id before a key, ``bot:key``, so that several bots can share one storage.
+    Put the bot's id before a key, ``bot:key``, so that several bots can share one storage. No key remains no key.
 
     Raises:
         SessionKeyError: When called: the origin does not say which bot it is.

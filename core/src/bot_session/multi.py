@@ -104,7 +104,7 @@ class MultiSessions:
         Open a session of each kind: ``async with multi.open({"user": "42", "chat": "-100"}) as session: ...``.
 
         Args:
-            keys: The key for each fragment, by name; None if there is none.
+            keys: The key for each fragment, by name; None, or left out, if there is none.
             lazy: As `Sessions.open`.
             context: As `Sessions.open`.
             passthrough: As `Sessions.open`.

@@ -115,6 +115,9 @@ class Seal:
             document: The document.
             place: Its key in the innermost storage (see `bot_session.wrappers.locate`).
 
+        Returns:
+            What to store; without keys, if compressing it gains nothing, the document as it is.
+
         Raises:
             EncodeError: It is no text that can be encoded, or too long.
         """
@@ -237,6 +240,9 @@ async def reseal_documents(
         batch_size: How many to carry at a time.
         on_error: Called with the error of a document that cannot be unsealed, which is then left as it is. Without it,
             the error is raised.
+
+    Returns:
+        How many were written, and how many were as they should be.
 
     Raises:
         DecodeError: One of them cannot be unsealed, and there is no ``on_error``. Some of the others are done.

@@ -266,6 +266,10 @@ class Storage(ABC):
         """
         Give a document a new TTL, leaving the document as it is.
 
+        Args:
+            key: The key.
+            ttl: Seconds to live from now; None is for ever.
+
         Returns:
             Whether there was a document. A missing or expired one stays missing.
 
@@ -304,7 +308,7 @@ class Storage(ABC):
         Read several keys.
 
         Returns:
-            A record for every key under which something is stored; the others are left out.
+            A record for every key under which something is stored; the others are left out. No keys, no records.
 
         Raises:
             StorageError: As for `read`; then nothing is returned.
@@ -322,7 +326,7 @@ class Storage(ABC):
         A failed match fails alone. It is a transaction only where `Capabilities.atomic_batches` says so.
 
         Returns:
-            A result for each operation, in the order given; of one that failed alone, its error.
+            A result for each operation, in the order given; of one that failed alone, its error. Of nothing, nothing.
 
         Raises:
             UnavailableError: As for `write`; ``outcome_unknown`` says whether some of them may have been written.
@@ -351,6 +355,10 @@ class Storage(ABC):
         Write several batches one after the other, and then read: in one round trip where the backend can.
 
         Nobody sees anything of a round without all of those before it; within a round it is as `write_many`.
+
+        Args:
+            rounds: The batches, in order.
+            keys: What to read afterwards; perhaps nothing.
 
         Returns:
             A result for each operation, in the order given; and what `read_many` returns. What fails after the first

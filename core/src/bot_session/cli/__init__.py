@@ -29,7 +29,12 @@ UNREAD: Final = 141  # as if killed by SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command with arguments, by default those of the process, and return its exit code."""
+    """
+    Run the command with arguments, by default those of the process, and return its exit code.
+
+    Raises:
+        SystemExit: The arguments are wrong (2), or ask for help or the version (0).
+    """
     arguments = parse(sys.argv[1:] if argv is None else argv)
     terminal = Terminal(json=arguments.json)
     try:

@@ -188,7 +188,13 @@ class _Inject(BaseMiddleware):
 
 
 def origin_of(payload: Any, bot_id: int | None) -> Origin:
-    """Say where an update comes from, by what it carries: a message, a callback query, …"""
+    """
+    Say where an update comes from.
+
+    Args:
+        payload: What it carries, and handlers are given: a message, a callback query, …
+        bot_id: The bot that received it.
+    """
     if isinstance(payload, BusinessConnection):  # As in grammY: the owner's private chat with the bot.
         connection = payload.id
         return Origin(

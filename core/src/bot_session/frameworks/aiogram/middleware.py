@@ -115,7 +115,13 @@ class SessionMiddleware(BaseMiddleware):
 
 
 def origin_of(event: TelegramObject, data: dict[str, Any]) -> Origin:
-    """Say where an update comes from, by the context that aiogram has worked out."""
+    """
+    Say where an update comes from, by the context that aiogram has worked out.
+
+    Args:
+        event: The update, or whatever a middleware of one type of update is given.
+        data: What a middleware is given beside it.
+    """
     context = data["event_context"]
     bot: Bot | None = data.get("bot")
     chat_id = context.chat_id

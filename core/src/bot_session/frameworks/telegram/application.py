@@ -191,6 +191,9 @@ def install(
         context_types: In place of `SessionContext` with dicts; its context must be a subclass of `SessionContext`.
         close_storage: Close the storage when the application shuts down.
 
+    Returns:
+        The builder, whose ``build`` makes a `SessionApplication`.
+
     Raises:
         ConfigurationError: The context is none with a session.
     """

@@ -156,5 +156,14 @@ class _Watched(Mapping[int, Any]):
 
 
 def persist(builder: B, persistence: BotSessionPersistence) -> B:
-    """Give the application that a builder makes a persistence that is always up to date, and no sessions."""
+    """
+    Give the application that a builder makes a persistence that is always up to date, and no sessions.
+
+    Args:
+        builder: The builder. Its ``application_class`` and ``persistence`` are set here.
+        persistence: Where the data is kept.
+
+    Returns:
+        The builder, whose ``build`` makes a `PersistentApplication`.
+    """
     return builder.application_class(PersistentApplication).persistence(persistence)

@@ -196,7 +196,19 @@ class FakeBotAPI:
         return [update["update_id"] for update in numbered]
 
     async def ask(self, text: str, **fields: Any) -> str | None:
-        """Send a message, as the builder `message` makes it, and return the text that comes back into its chat."""
+        """
+        Send a message, and return the text that comes back into its chat.
+
+        Args:
+            text: What it says.
+            fields: The other arguments of the builder `message`: ``chat``, ``user``.
+
+        Returns:
+            The text or caption of the bot's first call about that chat; None if that has none.
+
+        Raises:
+            AssertionError: The bot sent nothing there for `patience` seconds.
+        """
         update = message_update(text, **fields)
         chat, before = update["message"]["chat"]["id"], len(self.sent)
         await self.feed(update)
@@ -207,16 +219,30 @@ class FakeBotAPI:
         return call.text
 
     async def answered(self, n: int = 1) -> list[Call]:
-        """Wait until the bot has sent something ``n`` times since it began, and return all that it has sent."""
+        """
+        Wait until the bot has sent something ``n`` times since it began, and return all that it has sent.
+
+        Raises:
+            AssertionError: It has not for `patience` seconds.
+        """
         await self._until(lambda: len(self.sent) >= n or None, f"{n} calls")
         return list(self.sent)
 
     async def delivered(self) -> None:
-        """Wait until the bot has taken every update: asked for the next one, or answered its webhook's call."""
+        """
+        Wait until the bot has taken every update: asked for the next one, or answered its webhook's call.
+
+        Raises:
+            AssertionError: It has not for `patience` seconds.
+        """
         await self._until(lambda: not self._waiting or None, "the bot to take all updates")
 
     def deliver_to(self, *urls: str, secret_token: str | None = None, max_connections: int = 40) -> None:
-        """Set a webhook, as ``setWebhook`` does. Several URLs stand for a load balancer, which takes them in turn."""
+        """
+        Set a webhook, as ``setWebhook`` does. Several URLs stand for a load balancer, which takes them in turn.
+
+        Without a URL, the bot may poll again.
+        """
         self._webhook = _Webhook(urls, secret_token, max_connections=max_connections) if urls else None
         self._polls += 1
         self._tell()

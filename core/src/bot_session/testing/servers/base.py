@@ -64,12 +64,25 @@ Source: TypeAlias = Literal["environment", "container", "wheel"]
 class Owned(Protocol):
     """A server that we started and may therefore stop."""
 
-    def start(self) -> None: ...
-    def stop(self) -> None: ...
-    def kill(self) -> None: ...
-    def remove(self) -> None: ...
-    def alive(self) -> bool: ...
-    def log(self) -> str: ...
+    def start(self) -> None:
+        """Start it, for the first time or after `stop` or `kill`, without waiting until it answers."""
+
+    def stop(self) -> None:
+        """Shut it down in an orderly way, keeping its data."""
+
+    def kill(self) -> None:
+        """End it at once, keeping its data. If it does not run, nothing happens."""
+
+    def remove(self) -> None:
+        """End it for good."""
+
+    def alive(self) -> bool:
+        """Return whether it is being started or runs."""
+        ...
+
+    def log(self) -> str:
+        """Return what it wrote to its output."""
+        ...
 
 
 class Server:
