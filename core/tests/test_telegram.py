@@ -1,7 +1,6 @@
 """Sessions in python-telegram-bot's own Application."""
 
 import asyncio
-import json
 from dataclasses import dataclass
 
 import pytest
@@ -35,7 +34,6 @@ from telegram.ext import (
     TypeHandler,
     filters,
 )
-from telegram.request import BaseRequest
 
 
 @dataclass
@@ -43,27 +41,7 @@ class Pizza:
     count: int = 0
 
 
-class Silent(BaseRequest):
-    """In place of a connection to Telegram."""
-
-    read_timeout = None
-
-    async def initialize(self):
-        pass
-
-    async def shutdown(self):
-        pass
-
-    async def do_request(self, url, *_, **__):
-        me = {"id": 42, "is_bot": True, "first_name": "Bot", "username": "test_bot"}
-        return 200, json.dumps({"ok": True, "result": me if url.endswith("getMe") else True}).encode()
-
-
 GROUP = botapi.supergroup(-100, is_forum=True)
-
-
-def a_builder():
-    return Application.builder().token("42:TEST").request(Silent()).get_updates_request(Silent()).updater(None)
 
 
 class Bot:
@@ -94,11 +72,11 @@ def sessions(storage):
 
 
 @pytest.fixture
-async def make(storage, sessions):
+async def make(storage, sessions, offline):
     running = []
 
     async def make(kinds=None, *, concurrent=False, **options):
-        builder = install(a_builder().concurrent_updates(concurrent), kinds or sessions, **options)
+        builder = install(offline(Application.builder()).concurrent_updates(concurrent), kinds or sessions, **options)
         bot = Bot(builder.build())
         await bot.application.initialize()
         running.append(bot.application)
@@ -227,9 +205,9 @@ class TestTheSession:
 
         assert Pizza(1) == await sessions.read("7")
 
-    async def test_a_context_class_without_sessions_is_refused(self, sessions):
+    async def test_a_context_class_without_sessions_is_refused(self, sessions, offline):
         with pytest.raises(ConfigurationError, match="SessionContext"):
-            install(a_builder(), sessions, context_types=ContextTypes(context=CallbackContext))
+            install(offline(Application.builder()), sessions, context_types=ContextTypes(context=CallbackContext))
 
     async def test_an_unhandled_update_writes_nothing(self, bot, storage):
         await bot.feed()
@@ -389,8 +367,8 @@ class TestFailures:
 
         assert Pizza(1) == await sessions.read("7")
 
-    async def test_an_application_that_was_not_initialized_still_says_so(self, sessions):
-        application = install(a_builder(), sessions).build()
+    async def test_an_application_that_was_not_initialized_still_says_so(self, sessions, offline):
+        application = install(offline(Application.builder()), sessions).build()
 
         with pytest.raises(RuntimeError, match="not initialized"):
             await application.process_update(None)
@@ -583,8 +561,8 @@ class TestLife:
         await sessions.storage.open()
         assert Pizza(2) == await sessions.read("7")
 
-    def test_it_is_application_class_that_does_it(self, sessions):
-        application = install(a_builder(), sessions).build()
+    def test_it_is_application_class_that_does_it(self, sessions, offline):
+        application = install(offline(Application.builder()), sessions).build()
 
         assert isinstance(application, SessionApplication)
         assert isinstance(install(ApplicationBuilder(), sessions), ApplicationBuilder)

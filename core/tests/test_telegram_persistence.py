@@ -1,7 +1,6 @@
 """BotSessionPersistence: user_data, chat_data, bot_data, callback data and conversations in a storage of ours."""
 
 import asyncio
-import json
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -32,23 +31,6 @@ from telegram.ext import (
     TypeHandler,
     filters,
 )
-from telegram.request import BaseRequest
-
-
-class Silent(BaseRequest):
-    """In place of a connection to Telegram."""
-
-    read_timeout = None
-
-    async def initialize(self):
-        pass
-
-    async def shutdown(self):
-        pass
-
-    async def do_request(self, url, *_, **__):
-        me = {"id": 42, "is_bot": True, "first_name": "Bot", "username": "test_bot"}
-        return 200, json.dumps({"ok": True, "result": me if url.endswith("getMe") else True}).encode()
 
 
 class Batched(WatchedStorage):
@@ -92,13 +74,12 @@ class Bot:
 
 
 @pytest.fixture
-def run(storage):
+def run(storage, offline):
     """A function that runs a bot until the end of its block: what another one finds is what was stored."""
 
     @asynccontextmanager
     async def run(*handlers, make=persist, kill=False, context_types=None, builder=None, **options):
-        builder = builder or Application.builder()
-        builder = builder.token("42:TEST").request(Silent()).get_updates_request(Silent()).updater(None)
+        builder = offline(builder or Application.builder())
         if context_types:
             builder = builder.context_types(context_types)
         persistence = BotSessionPersistence(storage, context_types=context_types, **options)
