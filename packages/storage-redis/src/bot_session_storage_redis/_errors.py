@@ -11,6 +11,7 @@ from redis.exceptions import (
     AuthorizationError,
     BusyLoadingError,
     ClusterDownError,
+    ClusterError,
     MasterDownError,
     NoPermissionError,
     OutOfMemoryError,
@@ -62,7 +63,7 @@ def mapped(operation: str, key: str | None, storage: object, *, writes: bool) ->
     except (RedisError, RedisClusterException, NotSentError, OSError) as error:
         cause = (error.__cause__ or error) if isinstance(error, NotSentError) else error
         about: dict[str, Any] = {"operation": operation, "key": key, "storage": storage}
-        raise _translated(cause, about, unknown=writes and cause is error) from cause
+        raise _translated(cause, about, unknown=writes and cause is error and not _went_nowhere(error)) from cause
 
 
 def _translated(error: BaseException, about: dict[str, Any], *, unknown: bool) -> StorageError:
@@ -79,6 +80,11 @@ def _translated(error: BaseException, about: dict[str, Any], *, unknown: bool) -
     if "WRONGTYPE" in words:
         return SchemaError("the key holds no string: it belongs to another program", **about)
     return StorageError(f"Redis refuses: {_first_line(error)}", **about)
+
+
+def _went_nowhere(error: BaseException) -> bool:
+    """Return whether no node of a cluster took the command: none has the slot, or each said that it is elsewhere."""
+    return isinstance(error, RedisClusterException) or type(error) is ClusterError
 
 
 def _first_line(error: BaseException) -> str:

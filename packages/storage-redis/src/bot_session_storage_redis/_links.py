@@ -169,6 +169,8 @@ class Cluster:
     """A Redis Cluster: redis-py knows which node has which key, and follows the keys when they move."""
 
     def __init__(self, client: RedisCluster, limit: int, timeout: float) -> None:
+        # Else redis-py closes all connections at every fifth MOVED, under those who use them.
+        client.reinitialize_steps = 0
         self._client = client
         self._gate = _Gate(min(limit, client.connection_kwargs.get("max_connections", limit)), timeout)
         self.name = "cluster"
@@ -197,8 +199,12 @@ class Cluster:
         return next(iter(cursors.values())), page
 
     async def _execute(self, node: Any, *command: Any) -> Any:
-        # A command to a named node is not repeated.
-        return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+        try:
+            # A command to a named node is not repeated.
+            return await self._client.execute_command(*command, target_nodes=node, NEVER_DECODE=True)
+        except AttributeError as error:
+            # When its cluster is down, redis-py closes all connections, under those who use them.
+            raise ConnectionError("the connection was closed meanwhile") from error
 
     async def close(self) -> None:
         await self._gate.close()

@@ -116,7 +116,8 @@ class SupabaseStorage(Storage):
             if not self._key:
                 raise ConfigurationError("Supabase needs a key: the service key of the project's settings")
             # Not HTTP/2: its header compression logs headers, and with them the key, at level DEBUG.
-            self._http = httpx.AsyncClient(timeout=self._timeout)
+            with mapped(writing=False, operation="open", storage=self):  # It reads certificates.
+                self._http = httpx.AsyncClient(timeout=self._timeout)
             options = AsyncClientOptions(schema=self._schema, httpx_client=self._http, auto_refresh_token=False)
             self._client = AsyncClient(self._project, self._key, options)
         try:
