@@ -474,6 +474,9 @@ async def test_what_the_database_refuses_has_the_right_class_and_did_not_happen(
 # ---------------------------------------------------------------------- who else may answer
 
 HTML = b"<html><body>502 Bad Gateway</body></html>"
+FOUND = b'{"answer":[["k","1","1",null]]}'
+CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
+RETRY_LATER = b"HTTP/1.1 429 Too Many Requests\r\nretry-after: 3600\r\ncontent-length: 0\r\n\r\n"
 
 
 def error(code: str, message: str) -> bytes:
@@ -487,22 +490,31 @@ def answer(status: int, body: bytes, kind: str = "application/json") -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def answering(raw: bytes | None) -> AsyncIterator[SupabaseStorage]:
-    """A storage, opened, whose server gives this answer from then on and hangs up; None keeps it waiting."""
-    opened = asyncio.Event()
+async def answering(
+    raw: bytes | None, *, times: float = float("inf"), pause: float | None = None
+) -> AsyncIterator[SupabaseStorage]:
+    """
+    A storage, opened, whose server gives this answer from then on and hangs up; None keeps it waiting.
+
+    With ``times`` it does so that often, and is as it was before; with ``pause`` it sleeps so long after every byte.
+    """
+    opened, given = asyncio.Event(), 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal given
         while True:
             head = await reader.readuntil(b"\r\n\r\n")
             await reader.readexactly(int(head.lower().partition(b"content-length:")[2].split()[0]))
-            if opened.is_set():
+            if opened.is_set() and given < times:
                 break
             writer.write(answer(200, b'{"answer":[]}'))
+        given += 1
         if raw is None:
             await reader.read()
-        else:
-            writer.write(raw)
+        for piece in [raw or b""] if pause is None else [bytes([byte]) for byte in raw or b""]:
+            writer.write(piece)
             await writer.drain()
+            await asyncio.sleep(pause or 0)
 
     async with (
         Listener(serve) as server,
@@ -532,6 +544,17 @@ async def answering(raw: bytes | None) -> AsyncIterator[SupabaseStorage]:
     (answer(200, b""), UnavailableError, True),
     (answer(200, b"[]"), UnavailableError, True),
     (answer(200, HTML)[:-5], UnavailableError, True),
+    (answer(200, FOUND)[:-5], UnavailableError, True),
+    (answer(200, FOUND[:-5]), UnavailableError, True),
+    (answer(200, FOUND[:-1] + b',"answer":[]'), UnavailableError, True),
+    (answer(200, FOUND).partition(FOUND)[0], UnavailableError, True),
+    (answer(200, FOUND)[:40], UnavailableError, True),
+    (CHUNKED, UnavailableError, True),
+    (CHUNKED + b'5\r\n{"ans', UnavailableError, True),
+    (answer(429, b'{"message":"API rate limit exceeded"}'), UnavailableError, True),
+    (answer(429, error("PT429", "slow down")), UnavailableError, False),
+    (answer(503, error("PT503", "back soon")), UnavailableError, False),
+    (RETRY_LATER, UnavailableError, False),
     (b"", UnavailableError, True),
     (b"SSH-2.0-OpenSSH_9.9\r\n", UnavailableError, True),
     (None, UnavailableError, True),
@@ -551,6 +574,29 @@ async def test_whoever_answers_in_supabases_place_an_error_never_reads_as_missin
     assert getattr(writing.value, "outcome_unknown", None) == outcome_unknown
     assert not getattr(reading.value, "outcome_unknown", False)
     assert "a secret" not in str(writing.value)
+
+
+@pytest.mark.parametrize("raw", [RETRY_LATER, CHUNKED, answer(200, FOUND)[:-5], b"", answer(502, HTML)])
+async def test_when_it_is_over_the_next_operation_works(raw: bytes) -> None:
+    async with answering(raw, times=1) as storage:
+        with pytest.raises(UnavailableError):
+            await storage.read("k")
+
+        assert await storage.read("k") is None
+    async with answering(raw, times=2) as storage:
+        assert await RetryingStorage(storage).read("k") is None
+
+
+async def test_an_answer_that_drips_is_given_up_in_time() -> None:
+    async with answering(answer(200, FOUND), times=3, pause=0.1) as storage:
+        for call in (storage.read("k"), storage.read_many(["k"]), storage.write("k", "2")):
+            async with asyncio.timeout(2):
+                with pytest.raises(UnavailableError) as caught:
+                    pytest.fail(f"returned {await call!r}")
+
+        assert isinstance(caught.value.__cause__, TimeoutError)
+        assert caught.value.outcome_unknown
+        assert await storage.read("k") is None
 
 
 async def test_a_write_that_never_left_has_a_known_outcome() -> None:

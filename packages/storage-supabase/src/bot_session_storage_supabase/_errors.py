@@ -27,6 +27,8 @@ _UNAVAILABLE: Final = (
     "58",
     "PGRST0",
     "PGRST5",  # of servers that speak PostgREST's protocol
+    "PT429",  # by functions before every request, which choose a status by "PT": limits of their own, maintenance
+    "PT5",
     "HTTP2",
     "HTTP408",
     "HTTP425",

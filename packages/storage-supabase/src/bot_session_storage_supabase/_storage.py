@@ -50,7 +50,8 @@ class SupabaseStorage(Storage):
         key_column: The column of the keys.
         value_column: The column of the documents: text, varchar, json or jsonb.
         expires_column: The column of the expiry times.
-        timeout: Seconds to wait for a connection, and for each part of an answer; for an address.
+        timeout: Seconds to wait for a connection, and for each part of an answer, whose whole may take twice as long;
+            for an address.
     """
 
     capabilities = Capabilities(
@@ -88,6 +89,7 @@ class SupabaseStorage(Storage):
         self._schema = schema
         self._table = table
         self._timeout = timeout
+        self._longest = 2 * timeout if isinstance(project, str) else None
         self._http: httpx.AsyncClient | None = None
         self._under_way = 0
         self._all_done: asyncio.Future[None] | None = None
@@ -276,7 +278,9 @@ class SupabaseStorage(Storage):
         self._under_way += 1
         try:
             with mapped(writing=writing, operation=operation, key=key, storage=self):
-                response = await client.rpc(function_name(self._table, function), {"p_argument": argument}).execute()
+                async with asyncio.timeout(self._longest):  # To httpx, an answer that drips is never late.
+                    request = client.rpc(function_name(self._table, function), {"p_argument": argument})
+                    response = await request.execute()
                 return msgspec.convert(response.data, Answer[answer_type]).answer  # type: ignore[valid-type]
         finally:
             self._under_way -= 1
