@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from bot_session import Write, copy_documents
+from bot_session import SchemaError, Write, copy_documents, open_storage
 
 from .conftest import EMBEDDED, SERVED
 
@@ -65,3 +65,15 @@ async def test_documents_and_their_remaining_life_survive_a_copy(make_url, open_
     assert {k: json.loads(v) for k, v in DOCUMENTS.items()} == {k: json.loads(r.value) for k, r in arrived.items()}
     for key, ttl in ttls.items():
         assert arrived[key].ttl == (None if ttl is None else pytest.approx(ttl, abs=30))
+
+
+async def test_a_document_that_the_target_refuses_is_an_error_and_not_counted_as_copied(tmp_path):
+    (tmp_path / "to/2/2.json").mkdir(parents=True)  # where the document's file would be
+    async with open_storage(f"file:{tmp_path}/from") as source, open_storage(f"file:{tmp_path}/to") as target:
+        await source.write_many([Write("1", "1"), Write("2", "2")])
+
+        with pytest.raises(SchemaError) as caught:
+            await copy_documents(source, target)
+
+        assert "2" == caught.value.key
+        assert "1" == (await target.read("1")).value

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import ConflictError
 from .leases import LEASE_PREFIX
-from .storage import ABSENT, ANY, Write
+from .storage import ABSENT, ANY, Write, conflicts_only
 
 if TYPE_CHECKING:
     from .storage import Storage
@@ -55,7 +55,7 @@ async def copy_documents(
 
     async def carry() -> None:
         nonlocal copied, kept
-        for result in await target.write_many(batch):
+        for result in conflicts_only(await target.write_many(batch)):
             if isinstance(result, ConflictError):
                 kept += 1
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .errors import ConfigurationError
 from .locks import KeyLocks
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from .sessions import Sessions
     from .storage import Storage
 
-__all__ = ["Desk"]
+__all__ = ["Desk", "Slot"]
 
 T = TypeVar("T")
 
-_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[tuple[str, object], Session[Any]]]] = (
-    weakref.WeakKeyDictionary()
-)
+Slot: TypeAlias = tuple[str, asyncio.Task[Any] | None]
+"""A place and the task that has it open."""
+
+_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[Slot, Session[Any]]]] = weakref.WeakKeyDictionary()
 """For each storage the locks, and the sessions that are open by place and task; gone with the storage."""
 
 
@@ -51,30 +52,25 @@ class Desk:
         Raises:
             ConfigurationError: It has, but one of another kind: the two would overwrite each other.
         """
-        return self._find(sessions, self.prefix + key, asyncio.current_task())
-
-    def _find(self, sessions: Sessions[T], place: str, task: asyncio.Task[Any] | None) -> Session[T] | None:
-        session = self._open.get((place, task))
-        if session is not None and session.sessions is not sessions:
-            raise ConfigurationError(
-                f"two kinds of session meet in one storage under the key {place!r}: "
-                'give one of them a prefix, for instance prefix="user:"'
-            )
+        session = self._open.get((self.prefix + key, asyncio.current_task()))
+        if session is not None:
+            _expect(session, sessions)
         return session
 
     def take(self, kind: type[Session[Any]], sessions: Sessions[T], key: str, context: object) -> Session[T]:
         """Return `mine`, or else a new session, opened once more than before. Raises as `mine` does."""
-        place, task = self.prefix + key, asyncio.current_task()
-        session = self._find(sessions, place, task)
+        slot = self.prefix + key, asyncio.current_task()
+        session = self._open.get(slot)
         if session is None:
-            session = self._open[place, task] = kind(sessions, key, context)
-            session.place, session.task = place, task
+            session = self._open[slot] = kind(sessions, key, slot, context)
+        else:
+            _expect(session, sessions)
         session.depth += 1
         return session
 
     def leave(self, session: Session[Any]) -> None:
         """Take a session off the desk."""
-        del self._open[session.place, session.task]
+        del self._open[session.slot]
 
     async def lock(self, session: Session[Any]) -> None:
         """
@@ -92,3 +88,11 @@ class Desk:
     def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
         """Keep sessions of these keys waiting."""
         return self.locks.holding(*(self.prefix + key for key in keys), timeout=self._timeout)
+
+
+def _expect(session: Session[Any], sessions: Sessions[Any]) -> None:
+    if session.sessions is not sessions:
+        raise ConfigurationError(
+            f"two kinds of session meet in one storage under the key {session.place!r}: "
+            'give one of them a prefix, for instance prefix="user:"'
+        )

@@ -56,7 +56,7 @@ class Loaded(msgspec.Struct, Generic[T]):
         found: Whether there is data. Data may be None: a stored ``null``.
     """
 
-    data: T | None = None
+    data: Any = None
     text: str | None = None
     canonical: bool = True
     version: Version | None = None
@@ -129,10 +129,14 @@ class Documents(Generic[T]):
         """Turn what was read into data. Raises as `load` does."""
         return self._unpack_plain(key, record) or await self._unpack_wrapped(key, record)
 
+    def _is_plain(self, document: str) -> bool:
+        """Whether a document is just the text of the data: not in an envelope, not sealed."""
+        return self._migrations is None and MARK not in document and self._seal.leaves(document)
+
     def _unpack_plain(self, key: str, record: Record) -> Loaded[T] | None:
         """Turn what was read into data if it may be there as it is: not sealed, not versioned. It needs no waiting."""
         document = record.value
-        if self._migrations is not None or MARK in document or not self._seal.leaves(document):
+        if not self._is_plain(document):
             return None
         try:
             data = self.codec.decode(document)
@@ -231,8 +235,8 @@ class Documents(Generic[T]):
             ConflictError: The match failed.
             StorageError: It could not be written.
         """
-        document = None
-        if text is not None:
+        document = text
+        if text is not None and (envelope is not None or not self._is_plain(text)):
             version = envelope if self._migrations is None else self._migrations.latest
             document = self._sealed(key, seal_envelope(text, version))
         if lease is not None:

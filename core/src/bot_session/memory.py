@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from typing import Self
 
+    from .errors import ConflictError
+
 __all__ = ["MemoryStorage"]
 
 
@@ -54,8 +56,8 @@ class MemoryStorage(Storage):
             await self._ready("write", key)
         self._validate("write", key, value, ttl)
         # Nothing is awaited between the comparison and the change: that is what makes it atomic here.
-        if match is not ANY:
-            self._compare("write", key, match)
+        if match is not ANY and not holds(match, self._live(key)):
+            raise self._mismatch("write", key, match)
         self._entries[key] = (value, None if ttl is None else self._clock() + ttl)
         return Version(value)
 
@@ -63,11 +65,11 @@ class MemoryStorage(Storage):
         if self._state != "open":
             await self._ready("delete", key)
         self._validate("delete", key)
-        if match is not ANY:
-            self._compare("delete", key, match)
-        existed = self._live(key) is not None
+        record = self._live(key)
+        if not holds(match, record):
+            raise self._mismatch("delete", key, match)
         self._entries.pop(key, None)
-        return existed
+        return record is not None
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         if self._state != "open":
@@ -109,8 +111,6 @@ class MemoryStorage(Storage):
         left = deadline - self._clock()
         return Record(value, Version(value), left) if left > 0 else None
 
-    def _compare(self, operation: str, key: str, match: Match) -> None:
-        """Raise `ConflictError` unless what is stored is as ``match`` demands."""
+    def _mismatch(self, operation: str, key: str, match: Match) -> ConflictError:
         record = self._live(key)
-        if not holds(match, record):
-            raise self._conflict(operation, key, match, None if record is None else record.version)
+        return self._conflict(operation, key, match, None if record is None else record.version)

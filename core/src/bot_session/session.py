@@ -10,16 +10,17 @@ import asyncio
 import inspect
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
+from .documents import Loaded
 from .errors import ConflictError, SessionClosedError, SessionKeyError
 from .storage import ABSENT, ANY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
-    from decimal import Decimal
 
+    from .desk import Slot
     from .leases import Lease
     from .sessions import Sessions
-    from .storage import Match, Version
+    from .storage import Match
 
 __all__ = ["KeylessSession", "LazySession", "Session"]
 
@@ -51,29 +52,26 @@ class Session(Generic[T]):
         "_closed",
         "_context",
         "_data",
-        "_envelope",
         "_filling",
         "_held",
         "_lease",
-        "_left",
-        "_loaded",
         "_place",
         "_promise",
         "_sessions",
-        "_version",
+        "_stored",
         "depth",
         "is_new",
         "key",
         "place",
-        "task",
+        "slot",
     )
 
-    def __init__(self, sessions: Sessions[T], key: str, context: object = None) -> None:
+    def __init__(self, sessions: Sessions[T], key: str, slot: Slot, context: object) -> None:
         self.key = key
         self.is_new = False
         self.depth = 0  # How many times it is open, one within the other.
-        self.task: asyncio.Task[Any] | None = None  # In which it was opened; and its key in the storage itself.
-        self.place = ""
+        self.slot = slot  # On the desk.
+        self.place = slot[0]  # Its key in the storage itself.
         self._sessions = sessions
         self._place = sessions.prefix + key
         self._context = context
@@ -81,10 +79,8 @@ class Session(Generic[T]):
         self._baseline: str | None = None  # The text that means "unchanged".
         self._canonical = True  # Whether the baseline is certainly as our own codec would write it.
         self._base: str | None = None  # What the data was when it was read: where a merge starts.
-        self._version: Version | None = None  # None if nothing is stored.
-        self._envelope: Decimal | None = None
-        self._left: float | None = None
-        self._loaded = self._held = self._cleared = self._accessed = self._closed = False
+        self._stored: Loaded[T] | None = None  # What is in the storage, as far as this session knows.
+        self._held = self._cleared = self._accessed = self._closed = False
         self._filling: asyncio.Lock | None = None
         self._lease: Lease | None = None
         self._promise: Awaitable[T | None] | None = None  # Of a lazy session.
@@ -194,11 +190,11 @@ class Session(Generic[T]):
             if not self._held and not self._lock_at_once():
                 await self.hold()
                 lease = self._lease
-            loaded = await documents.load(self._place, lease)
-            self._version, self._left, self._envelope = loaded.version, loaded.left, loaded.envelope
-            self.is_new, self._loaded, self._base = not loaded.found, True, loaded.text
-            if loaded.found and self._data is _UNSET and not self._cleared:
-                self._data, self._baseline, self._canonical = cast("T", loaded.data), loaded.text, loaded.canonical
+            self._stored = stored = await documents.load(self._place, lease)
+            self._base = text = stored.text
+            self.is_new = not stored.found
+            if stored.found and self._data is _UNSET and not self._cleared:
+                self._data, self._baseline, self._canonical = stored.data, text, stored.canonical
         if self._data is _UNSET:
             data = await documents.initial_data(self._context)
             if self._data is _UNSET:
@@ -216,12 +212,13 @@ class Session(Generic[T]):
                 await self._store(last=True)
         finally:
             self._closed = True
-            self._sessions.desk.leave(self)
+            desk = self._sessions.desk
+            desk.leave(self)
             if self._lease is not None:
                 await self._unlock()
             elif self._held:
                 self._held = False
-                self._sessions.desk.unlock(self)
+                desk.unlock(self)
 
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
@@ -295,38 +292,42 @@ class Session(Generic[T]):
         if not self._held and not self._lock_at_once():
             await self.hold()
         match: Match = ANY
-        if self._loaded:
-            match = ABSENT if self._version is None else self._version
+        stored = self._stored
+        if stored is None:
+            stored = Loaded()
+        else:
+            match = ABSENT if stored.version is None else stored.version
         lease = None
         if last:
             lease, self._lease = self._lease, None
         try:
-            self._version = await documents.put(self._place, target, match, self._envelope, lease)
+            stored.version = await documents.put(self._place, target, match, stored.envelope, lease)
         except ConflictError as conflict:
-            settled, self._version = await documents.settle(self._place, self._base, target, conflict)
+            settled, stored.version = await documents.settle(self._place, self._base, target, conflict)
             if settled != target:
                 target = settled
                 self._data = cast("T", None if settled is None else documents.codec.decode(settled))
+        self._stored, stored.left = stored, documents.ttl
         self._base = target
         if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
             self._baseline = target
-        self._loaded, self._canonical, self._cleared, self._left = True, True, False, documents.ttl
+        self._canonical, self._cleared = True, False
 
     def _target(self) -> Any:
         """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""
-        data = self._data
+        data, stored, sessions = self._data, self._stored, self._sessions
+        nothing_stored = stored is not None and stored.version is None
         if data is _UNSET:
-            nothing_stored = self._loaded and self._version is None
             return None if self._cleared and not nothing_stored else _UNSET
-        text = None if data is None else self._sessions.documents.encode(self._place, data)
-        save_always = self._sessions.save == "accessed"
-        if self._loaded and self._version is None:
+        text = None if data is None else sessions.documents.encode(self._place, data)
+        save_always = sessions.save == "accessed"
+        if nothing_stored:
             unchanged = text is None or (text == self._baseline and not save_always)
             return _UNSET if unchanged else text
         save_always = save_always and self._accessed
         if text is None or (self._cleared and text == self._baseline):
             return None if self._cleared or save_always else _UNSET
-        return text if save_always or not self._loaded or self._is_change(text) else _UNSET
+        return text if save_always or stored is None or self._is_change(text) else _UNSET
 
     def _is_change(self, text: str) -> bool:
         if text == self._baseline:
@@ -339,12 +340,13 @@ class Session(Generic[T]):
 
     async def _renew(self) -> None:
         """With ``renew="use"``: give a session that was looked at, but not changed, its full TTL again."""
-        sessions, ttl = self._sessions, self._sessions.documents.ttl
-        if ttl is None or sessions.renew != "use" or self._version is None or not self._accessed:
+        sessions, stored = self._sessions, self._stored
+        ttl = sessions.documents.ttl
+        if ttl is None or sessions.renew != "use" or not self._accessed or stored is None or stored.version is None:
             return
-        if self._left is None or self._left < ttl * (1 - SLACK):
+        if stored.left is None or stored.left < ttl * (1 - SLACK):
             await sessions.storage.touch(self._place, ttl)
-            self._left = ttl
+            stored.left = ttl
 
     def _check(self) -> None:
         if self._closed:
@@ -365,8 +367,8 @@ class LazySession(Session[T]):
 
     __slots__ = ("_locking", "together")
 
-    def __init__(self, sessions: Sessions[T], key: str, context: object = None) -> None:
-        super().__init__(sessions, key, context)
+    def __init__(self, sessions: Sessions[T], key: str, slot: Slot, context: object) -> None:
+        super().__init__(sessions, key, slot, context)
         self._locking = asyncio.Lock()  # Several tasks of one handler may be the first to need the key's lock.
         self.together: Sequence[Session[Any]] = ()  # Those whose locks are taken with its own, in this order.
 
@@ -438,7 +440,6 @@ class KeylessSession(Session[T]):
         self.key = ""
         self.is_new = False
         self.depth = 0
-        self.task = None
         self._closed = False
 
     def _check(self) -> None:

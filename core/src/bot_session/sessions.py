@@ -311,7 +311,8 @@ class Sessions(Generic[T]):
             StorageError: The storage could not be read.
             DecodeError, MigrationError: What is stored is not what the code expects.
         """
-        return (await self.documents.load(self.prefix + key)).data
+        data: T | None = (await self.documents.load(self.prefix + key)).data
+        return data
 
     async def has(self, key: str) -> bool:
         """Return whether there is a session. Raises as `read` does."""

@@ -6,7 +6,7 @@ import dataclasses
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from bot_session.errors import ConfigurationError, StorageError
+from bot_session.errors import ConfigurationError, InvalidKeyError, StorageError
 from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead, key_problem
 
 from .base import StorageWrapper, closing
@@ -133,13 +133,15 @@ class PrefixedStorage(StorageWrapper):
 
     @contextmanager
     def _in_callers_words(self, operation: str, *keys: str) -> Iterator[None]:
-        """Check keys before they are joined, and take the prefix off the keys that errors name."""
-        for key in keys:
-            self._validate(operation, key)
+        """Join keys in the body; what went wrong is told of the keys as the caller knows them."""
         try:
             yield
-        except StorageError as error:
-            self._translate(error)
+        except (StorageError, TypeError) as error:
+            if isinstance(error, (InvalidKeyError, TypeError)):  # What is no text cannot be joined.
+                for key in keys:
+                    self._validate(operation, key)
+            if isinstance(error, StorageError):
+                self._translate(error)
             raise
 
     def _translate(self, error: StorageError) -> None:

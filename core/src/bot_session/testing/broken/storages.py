@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, ClassVar
 
 from bot_session.errors import ConflictError, UnavailableError
-from bot_session.storage import ABSENT, ANY, Match, Record, Version, Write, WriteResult, conflicts_only
+from bot_session.storage import ABSENT, ANY, Match, Record, Version, Write, WriteResult, conflicts_only, holds
 
 from .sound import SoundStorage
 
@@ -302,9 +302,8 @@ class LooksThenWrites(Broken):
     caught_by = "test_of_many_writers_under_absent_one_wins"
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
-        self._validate("write", key, value, ttl)
-        if match is not ANY:
-            self._compare("write", key, match)
+        if not holds(match, await self.read(key)):
+            raise self._conflict("write", key, match)
         return await super().write(key, value, ttl=ttl)
 
 
