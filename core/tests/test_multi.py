@@ -237,6 +237,10 @@ class TestNames:
         with pytest.raises(ConfigurationError):
             MultiSessions()
 
+    async def test_a_key_for_an_unknown_one_is_refused(self, multi):
+        with pytest.raises(ConfigurationError, match=r"'usr'.*user, chat"):
+            multi.open({"usr": "42", "chat": "-100"})
+
     async def test_an_unknown_one_lists_those_that_are(self, multi):
         async with multi.open(KEYS) as session:
             with pytest.raises(AttributeError, match=r"'usr'.*user, chat"):

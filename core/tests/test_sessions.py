@@ -851,6 +851,12 @@ class TestConfiguration:
         with pytest.raises(ConfigurationError, match=next(iter(wrong))):
             Sessions(storage, **wrong)
 
+    @pytest.mark.parametrize("option", ["lease_ttl", "lock_timeout"])
+    @pytest.mark.parametrize("seconds", [0, -5, float("nan"), "10"])
+    def test_times_that_are_none_are_refused_at_once(self, storage, option, seconds):
+        with pytest.raises(ConfigurationError, match=option):
+            Sessions(storage, **{option: seconds})
+
     def test_a_url_is_no_storage(self):
         with pytest.raises(ConfigurationError, match="open_storage"):
             Sessions("memory:")

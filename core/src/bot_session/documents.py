@@ -169,7 +169,12 @@ class Documents(Generic[T]):
         loaded.canonical = hash(document) in self._own
 
     def canonical(self, text: str) -> str:
-        """Rewrite data that may come from another program as the codec writes it."""
+        """
+        Rewrite data that may come from another program as the codec writes it.
+
+        Raises:
+            DecodeError: It is not what the type demands.
+        """
         return self.codec.encode(self.codec.decode(text))
 
     def initial(self, context: object) -> Any:

@@ -86,7 +86,12 @@ class KeyLocks:
 
     @asynccontextmanager
     async def holding(self, *keys: str, timeout: float | None = None) -> AsyncIterator[None]:  # noqa: ASYNC109
-        """Hold several locks, taken in one order everywhere, so that nobody waits in a circle."""
+        """
+        Hold several locks, taken in one order everywhere, so that nobody waits in a circle.
+
+        Raises:
+            LockTimeoutError: One of them took longer than ``timeout`` seconds. None is held.
+        """
         taken: list[str] = []
         try:
             for key in sorted(set(keys)):

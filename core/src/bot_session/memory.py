@@ -38,7 +38,12 @@ class MemoryStorage(Storage):
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Make one from ``memory:``. Every call makes another."""
+        """
+        Make one from ``memory:``. Every call makes another.
+
+        Raises:
+            ConfigurationError: The URL says more than that.
+        """
         if url not in ("memory:", "memory://"):
             raise ConfigurationError(
                 f"a memory storage has no name, host or path: write memory:, not {redact_url(url)!r}"

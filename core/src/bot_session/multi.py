@@ -110,9 +110,11 @@ class MultiSessions:
             passthrough: As `Sessions.open`.
 
         Raises:
-            ConfigurationError: When entered: two fragments have the same storage and key.
+            ConfigurationError: There is no fragment of such a name; or, when entered: two have the same storage and key.
             BotSessionError: As `Session.get` when entered, as `Session.save` when left.
         """
+        if unknown := keys.keys() - self.fragments.keys():
+            raise ConfigurationError(f"there is no session {min(unknown)!r}, but {', '.join(self.fragments)}")
         return MultiOpening(self, keys, lazy=lazy, context=context, passthrough=passthrough)
 
     async def open_for(

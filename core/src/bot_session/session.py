@@ -158,6 +158,7 @@ class Session(Generic[T]):
             SessionKeyError: The update has no session.
             EncodeError: The data would not come back as it is. Nothing was written.
             ConflictError: Somebody else changed the same, and ``on_conflict`` could not settle it.
+            LockTimeoutError: The session is lazy, was not read, and another update kept it for too long.
             StorageError: The storage could not be written.
         """
         self._check()

@@ -110,9 +110,11 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
         key: Says whose session an update touches; used by the frameworks' hooks. Default: `by_chat`.
         prefix: Stands before every key, so that several kinds of session can share a storage. Default: nothing.
         ttl: Seconds, or a `timedelta`, that a session lives after its last change. Default: None, for ever.
-        renew: ``"change"`` (the default), or ``"use"`` to renew the TTL also when the data was only looked at.
+        renew: ``"change"`` (the default), or ``"use"`` to renew the TTL also when the data was only looked at, once a
+            tenth of it has passed.
         migrations: ``{version: function}``: see `bot_session.migrations`.
-        save: ``"changed"`` (the default), or ``"accessed"`` to write whatever was looked at, as grammY does.
+        save: ``"changed"`` (the default), or ``"accessed"`` to write whatever was looked at, initial data too, as
+            grammY does.
         on_conflict: What to do if another process saved the session meanwhile: see `ConflictPolicy`.
         lock: ``"process"`` (the default): updates of one session are handled one at a time in this process, and a write
             that meets another process's is a conflict. ``"shared"``: one at a time in all processes, by a lease in the
@@ -207,6 +209,9 @@ class Sessions(Generic[T]):
             raise ConfigurationError(f'lock="shared" is for storages that processes share, and {storage!r} is none')
         if not callable(on_conflict):
             _expect("on_conflict", on_conflict, "merge", "raise", "overwrite")
+        _expect_seconds("lease_ttl", lease_ttl)
+        if lock_timeout is not None:
+            _expect_seconds("lock_timeout", lock_timeout)
         self.storage = storage
         self.key = key
         self.prefix = prefix
@@ -293,6 +298,9 @@ class Sessions(Generic[T]):
             lazy: As `open`.
             passthrough: As `open`.
 
+        Returns:
+            What `open` returns, or something that gives such a session.
+
         Raises:
             SessionKeyError: The key function returned something that is no key.
         """
@@ -320,12 +328,14 @@ class Sessions(Generic[T]):
 
     async def delete(self, key: str) -> bool:
         """
-        Delete a session, after the updates of it that came before.
+        Delete a session, after the updates of it that came before; within one that is open in this task, at once.
 
         Returns:
             Whether there was one.
 
         Raises:
+            ConfigurationError: It is open in this task as a session of another kind.
+            LockTimeoutError: Another update kept it for too long.
             StorageError: The storage could not do it.
         """
         mine = self.desk.mine(self, key)
@@ -347,10 +357,13 @@ class Sessions(Generic[T]):
                 several times it should do nothing besides.
 
         Returns:
-            The data as it was stored; within an open session of the same key, as that session will store it.
+            The data as it was stored, or as it was if nothing changed, when nothing is written; within a session of
+            this key that is open in this task, as that session will store it.
 
         Raises:
+            ConfigurationError: It is open in this task as a session of another kind.
             ConflictError: Others came first every time.
+            LockTimeoutError: Another update kept it for too long.
             BotSessionError: As `Session.get` and `Session.save`.
         """
         mine = self.desk.mine(self, key)
@@ -461,7 +474,12 @@ class Sessions(Generic[T]):
         return count
 
     async def purge(self) -> int:
-        """Free the space of expired documents, in the whole storage, and return how many there were."""
+        """
+        Free the space of expired documents, in the whole storage, and return how many there were.
+
+        Raises:
+            StorageError: The storage could not do it.
+        """
         return await self.storage.purge()
 
     def __repr__(self) -> str:
@@ -494,6 +512,11 @@ def _seconds(ttl: float | timedelta | None) -> float | None:
             f"ttl must be seconds or a timedelta above 0 and up to a hundred years, or None; not {ttl!r}"
         )
     return float(seconds)
+
+
+def _expect_seconds(name: str, value: object) -> None:
+    if not is_ttl(value):
+        raise ConfigurationError(f"{name} must be seconds above 0 and up to a hundred years, not {value!r}")
 
 
 def _expect(name: str, value: object, *allowed: str) -> None:

@@ -34,8 +34,9 @@ class RetryingStorage(StorageWrapper):
     """
     Tries again what failed with `UnavailableError`, if that is safe. `Sessions` puts it around its storage by itself.
 
-    Reading is always safe. Writing is safe only when the error says that nothing has happened; a write whose outcome is
-    unknown is never repeated, since another writer may have written the same value meanwhile. Pauses grow from
+    Reading is always safe, and so is `touch`, which done twice is as done once. Writing is safe only when the error says
+    that nothing has happened; a write whose outcome is unknown is never repeated, since another writer may have written
+    the same value meanwhile. Pauses grow from
     hundredths of a second to half a second, and nothing is tried again after ``budget`` seconds. Iteration, which
     cannot be resumed, passes through.
 
