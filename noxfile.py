@@ -127,12 +127,15 @@ def wheels(session: nox.Session) -> None:
 
 @nox.session(reuse_venv=False)
 def installed(session: nox.Session) -> None:
-    """Run the contract of every adapter on the wheels in dist/, whether there are sources or not."""
+    """Run the contract of every adapter on the wheels in dist/, not on the sources; builds them if there are none."""
+    tools = [tool for group in ("tests", "servers", "containers") for tool in GROUPS[group]]
+    session.install("--quiet", "-c", "constraints.txt", *tools)
+    if not any(ROOT.glob("dist/*.whl")):
+        session.run("uv", "build", "--quiet", "--wheel", "--all-packages", "--out-dir", "dist")
     built = [
         f"{wheel}{'[testing]' if wheel.name.startswith('bot_session-') else ''}" for wheel in ROOT.glob("dist/*.whl")
     ]
-    tools = [tool for group in ("tests", "servers", "containers") for tool in GROUPS[group]]
-    session.install("--quiet", "-c", "constraints.txt", *built, *tools)
+    session.install("--quiet", "-c", "constraints.txt", *built)
     session.run("python", "-m", "pytest", *(session.posargs or ["-n", "auto", *CONTRACTS]))
 
 
