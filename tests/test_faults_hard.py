@@ -10,6 +10,7 @@ import sys
 import uuid
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import count
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -57,6 +58,17 @@ async def test_without_a_free_descriptor_it_works_or_is_an_error_until_there_is_
     assert [] == afterwards
 
 
+@pytest.mark.xfail(reason="SQLite says of it what it says of a missing file", strict=True)
+async def test_without_a_free_descriptor_a_database_that_exists_is_not_taken_for_a_missing_one(tmp_path):
+    url = f"sqlite:{tmp_path}/bot.db"
+    async with open_storage(url) as storage:
+        await storage.check()
+    met, afterwards = suffer(f"{url}?create=false", "no descriptors", tmp_path)
+
+    assert {"UnavailableError"} == {kind for kind, _ in met}
+    assert [] == afterwards
+
+
 @pytest.fixture
 def folder():
     """A folder of nobody's, whom rights bind, unlike root."""
@@ -69,23 +81,23 @@ STAYS_READ_ONLY = pytest.mark.xfail(reason="a connection to a database that was 
 
 
 @pytest.mark.parametrize(
-    ("name", "hardship"),
+    ("name", "hardship", "felt"),
     [
-        ("file", "unreadable files"),
-        ("file", "unwritable files"),
-        ("file", "unwritable folders"),
-        ("file", "closed folders"),
-        ("sqlite", "unreadable files"),
-        pytest.param("sqlite", "unwritable files", marks=STAYS_READ_ONLY),
-        ("sqlite", "unwritable folders"),
-        ("sqlite", "closed folders"),
+        ("file", "unreadable files", True),
+        ("file", "unwritable files", True),
+        ("file", "unwritable folders", True),
+        ("file", "closed folders", True),
+        ("sqlite", "unreadable files", True),
+        pytest.param("sqlite", "unwritable files", True, marks=STAYS_READ_ONLY),
+        ("sqlite", "unwritable folders", False),  # All its files are there.
+        ("sqlite", "closed folders", True),
     ],
 )
-def test_without_rights_it_works_or_is_an_error_until_they_are_back(folder, name, hardship):
+def test_without_rights_it_works_or_is_an_error_until_they_are_back(folder, name, hardship, felt):
     url = {"file": f"file:{folder}/sessions", "sqlite": f"sqlite:{folder}/bot.db"}[name]
     met, afterwards = suffer(url, hardship, folder)
 
-    assert {"SchemaError"} >= {kind for kind, _ in met}
+    assert ({"SchemaError"} if felt else set()) == {kind for kind, _ in met}
     assert "NoneType" not in {cause for _, cause in met}
     assert [] == afterwards
 
@@ -204,10 +216,11 @@ async def postgres(make_url):
 async def test_connections_that_an_operator_ends_under_load_lose_nothing(postgres):
     url, table, operator = postgres
     async with open_storage(url) as storage, Load(storage) as load:
-        for _ in range(5):
+        for _ in range(3):
             await load.more()
-
-            assert 0 < len(await operator.fetch(TERMINATE, table))
+            seen = len(load.failures)
+            while len(load.failures) == seen:
+                await operator.execute(TERMINATE, table)
         await load.more()
 
 
@@ -324,10 +337,10 @@ async def test_a_redis_without_time_is_an_error_in_time_and_works_when_it_has(ma
         sessions = Sessions(storage, initial=Diary)
         await sessions.update("42", lambda diary: diary.entries.append(1))
         async with trouble(address, server):
-            for call in (sessions.read("42"), sessions.update("42", lambda diary: diary.entries.append(2))):
+            for call in (sessions.read, partial(sessions.update, change=lambda diary: diary.entries.append(2))):
                 async with asyncio.timeout(5):
                     with pytest.raises(UnavailableError) as caught:
-                        pytest.fail(f"returned {await call!r}")
+                        pytest.fail(f"returned {await call('42')!r}")
 
                 assert caught.value.__cause__ is not None
                 assert not caught.value.outcome_unknown  # It came no further than to the reading.
@@ -398,10 +411,11 @@ async def test_a_server_that_is_stopped_is_an_error_in_time_and_loses_nothing(
         await load.more()
         with stopped(server):
             await load.failing()
-            for call in (storage.read("0"), storage.write("new", "1"), open_storage(f"{url}&timeout=1").open()):
+            new = open_storage(f"{url}&timeout=1")
+            for call in (partial(storage.read, "0"), partial(storage.write, "new", "1"), new.open):
                 async with asyncio.timeout(4):
                     with pytest.raises(UnavailableError):
-                        pytest.fail(f"returned {await call!r}")
+                        pytest.fail(f"returned {await call()!r}")
         await load.more()
 
 
@@ -448,7 +462,6 @@ async def test_a_failover_under_load_loses_nothing_that_had_come_to_the_replica(
         async with open_storage(url) as storage, Load(storage, confirmed=confirmed, moment=promoted.is_set) as load:
             await load.more()
             if reason == "the master hangs":
-                await load.more(1)
                 sleep = asyncio.create_task(operator.execute_command("DEBUG", "SLEEP", 3))
             else:
                 sleep = asyncio.create_task(sentinel.sentinel_failover("bot-session"))
@@ -459,8 +472,6 @@ async def test_a_failover_under_load_loses_nothing_that_had_come_to_the_replica(
             await operator.replicaof(*new)  # As Sentinel does too, some seconds later.
             promoted.set()
             await load.more()
-
-    assert load.failures
 
 
 # ---------------------------------------------------------------------- Cluster
@@ -487,7 +498,7 @@ async def cluster(redis_cluster):
         home = client.get_node_from_key(tag)
         other = next(node for node in client.get_primaries() if node != home)
     async with Redis(host=home.host, port=home.port) as here, Redis(host=other.host, port=other.port) as there:
-        yield redis_cluster.url_with(f"prefix={tag}&timeout=2"), slot, here, there
+        yield redis_cluster.url_with(f"prefix={tag}"), slot, here, there
 
 
 async def test_a_slot_that_moves_to_another_node_under_load_loses_nothing(cluster):
