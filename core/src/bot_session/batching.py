@@ -93,8 +93,7 @@ class BatchedStorage(StorageWrapper):
     async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
         for writes in rounds:
             self._inner._validate_writes("write_then_read", writes)  # noqa: SLF001
-        for key in keys:
-            self._inner._validate("write_then_read", key)  # noqa: SLF001
+        self._inner._validate_keys("write_then_read", keys)  # noqa: SLF001
         async with self._writing.holding(*keys, *(write.key for writes in rounds for write in writes)):
             return await self._both.submit((rounds, keys))
 

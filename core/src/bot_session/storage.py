@@ -28,7 +28,7 @@ import msgspec
 from .errors import ClosedError, ConflictError, InvalidKeyError, StorageError, UnavailableError, ValueTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -370,8 +370,7 @@ class Storage(ABC):
         """
         for writes in rounds:
             self._validate_writes("write_then_read", writes)
-        for key in keys:
-            self._validate("write_then_read", key)
+        self._validate_keys("write_then_read", keys)
         if self.capabilities.atomic_batches:  # In a transaction all rounds are seen at once.
             rounds = [[write for writes in rounds for write in writes]]
         results: list[WriteResult] = []
@@ -516,10 +515,29 @@ class Storage(ABC):
                 f"the document has {size:,} bytes, the limit is {limit:,}", operation=operation, key=key, storage=self
             )
 
-    def _validate_writes(self, operation: str, writes: Iterable[Write]) -> None:
-        """`_validate` for a whole batch, before any of it is sent."""
+    def _validate_keys(self, operation: str, keys: Collection[str]) -> None:
+        """`_validate` for several keys: one look at all of them tells, as a rule, that all are good."""
+        longest = self.capabilities.max_key_bytes
+        try:
+            together = "".join(keys)
+        except TypeError:
+            together = "\0"  # Something there is no text.
+        beyond = longest is not None and len(together) > longest and max(map(len, keys)) > longest
+        if beyond or "\0" in together or not together.isascii():
+            for key in keys:
+                self._validate(operation, key)
+
+    def _validate_writes(self, operation: str, writes: Collection[Write]) -> None:
+        """`_validate` for a whole batch, before any of it is sent: what is not good at a glance is looked at closely."""
+        self._validate_keys(operation, [write.key for write in writes])
+        limit = self.capabilities.max_value_bytes
         for write in writes:
-            self._validate(operation, write.key, "" if write.value is None else write.value, write.ttl)
+            value: object = write.value
+            if value is None and write.ttl is None:
+                continue
+            short = isinstance(value, str) and (limit is None or len(value) * 4 <= limit)
+            if write.ttl is not None or not short:
+                self._validate(operation, write.key, "" if write.value is None else write.value, write.ttl)
 
     def _validate_listing(self, operation: str, prefix: str, batch_size: int) -> None:
         """`_validate` for the arguments of the iterating methods."""

@@ -76,8 +76,7 @@ class CachedStorage(StorageWrapper):
         return (await self.read_many([key])).get(key)
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
-        for key in keys:
-            self._inner._validate("read_many", key)  # noqa: SLF001 - its limits, known or not
+        self._inner._validate_keys("read_many", keys)  # noqa: SLF001 - its limits, known or not
         looked = {key: self._look(key) for key in dict.fromkeys(keys)}
         if self._root._state != "open":  # noqa: SLF001 - what is closed answers nothing
             self.forget()

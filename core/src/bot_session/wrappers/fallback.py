@@ -114,8 +114,7 @@ class FallbackStorage(StorageWrapper):
         return False
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
-        for key in keys:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", keys)
         found = await self._inner.read_many(keys)
         missing = [key for key in dict.fromkeys(keys) if key not in found]
         return {**found, **await self._fetch(missing)} if missing else found

@@ -117,8 +117,7 @@ class FileStorage(Storage):
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
-        for key in keys:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", keys)
         return await self._run(Trip("read_many"), self._read_all, list(dict.fromkeys(keys)))
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:

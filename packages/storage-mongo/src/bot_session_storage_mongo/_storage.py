@@ -138,8 +138,7 @@ class MongoStorage(Storage):
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
-        for key in keys:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", keys)
         found: dict[str, Record] = {}
         for batch in _batches(list(dict.fromkeys(keys))):
             found |= await self._find("read_many", batch)
@@ -161,8 +160,7 @@ class MongoStorage(Storage):
         if self._state != "open":
             await self._ready("delete_many")
         distinct = list(dict.fromkeys(keys))
-        for key in distinct:
-            self._validate("delete_many", key)
+        self._validate_keys("delete_many", distinct)
         deleted = 0
         for batch in _batches(distinct):
             deleted += await self._collection.delete_many(held({"$in": batch}))

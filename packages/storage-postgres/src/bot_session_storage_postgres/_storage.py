@@ -110,8 +110,7 @@ class PostgresStorage(Storage):
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
-        for key in keys:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", keys)
         if not keys:
             return {}
         rows = await self._client.fetch("read_many", None, self._sql.read_many, list(dict.fromkeys(keys)))

@@ -139,8 +139,7 @@ class RedisStorage(Storage):
         if self._state != "open":
             await self._ready("read_many")
         distinct = list(dict.fromkeys(keys))
-        for key in distinct:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", distinct)
         answers = await self._run_many(READ, "read_many", [key.encode() for key in distinct], [()] * len(distinct))
         return self._records("read_many", distinct, answers)
 
@@ -157,8 +156,7 @@ class RedisStorage(Storage):
             await self._ready("write_then_read")
         writes = [write for writes in rounds for write in writes]
         self._validate_writes("write_then_read", writes)
-        for key in keys:
-            self._validate("write_then_read", key)
+        self._validate_keys("write_then_read", keys)
         all_keys = [write.key.encode() for write in writes] + [key.encode() for key in keys]
         if not 0 < len(all_keys) <= _BATCH or len(self._link.together(all_keys)) > 1:
             return await super().write_then_read(rounds, keys)

@@ -134,8 +134,7 @@ class SQLiteStorage(Storage):
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
-        for key in keys:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", keys)
         return await self._run(partial(self._table.read_many, keys=list(keys)), "read_many")
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
@@ -148,8 +147,7 @@ class SQLiteStorage(Storage):
         if self._state != "open":
             await self._ready("delete_many")
         keys = list(keys)
-        for key in keys:
-            self._validate("delete_many", key)
+        self._validate_keys("delete_many", keys)
         return await self._transact(partial(self._table.delete_many, keys=keys), "delete_many")
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
@@ -199,8 +197,7 @@ class SQLiteStorage(Storage):
         if self._state != "open":
             await self._ready(operation)
         self._validate_writes(operation, writes)
-        for key in keys:
-            self._validate(operation, key)
+        self._validate_keys(operation, keys)
 
         def apply_all(cursor: sqlite3.Cursor, now: float) -> WrittenAndRead:
             results = [self._apply(operation, write, cursor, now) for write in writes]

@@ -149,8 +149,7 @@ class SupabaseStorage(Storage):
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
-        for key in keys:
-            self._validate("read_many", key)
+        self._validate_keys("read_many", keys)
         found: dict[str, Record] = {}
         for chunk in _chunks(dict.fromkeys(keys), len):
             found.update((row[0], _record(row)) for row in await self._rows("read_many", chunk))
