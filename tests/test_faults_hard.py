@@ -58,7 +58,6 @@ async def test_without_a_free_descriptor_it_works_or_is_an_error_until_there_is_
     assert [] == afterwards
 
 
-@pytest.mark.xfail(reason="SQLite says of it what it says of a missing file", strict=True)
 async def test_without_a_free_descriptor_a_database_that_exists_is_not_taken_for_a_missing_one(tmp_path):
     url = f"sqlite:{tmp_path}/bot.db"
     async with open_storage(url) as storage:
@@ -77,9 +76,6 @@ def folder():
     shutil.rmtree(folder)
 
 
-STAYS_READ_ONLY = pytest.mark.xfail(reason="a connection to a database that was read-only stays so", strict=True)
-
-
 @pytest.mark.parametrize(
     ("name", "hardship", "felt"),
     [
@@ -88,7 +84,7 @@ STAYS_READ_ONLY = pytest.mark.xfail(reason="a connection to a database that was 
         ("file", "unwritable folders", True),
         ("file", "closed folders", True),
         ("sqlite", "unreadable files", True),
-        pytest.param("sqlite", "unwritable files", True, marks=STAYS_READ_ONLY),
+        ("sqlite", "unwritable files", True),
         ("sqlite", "unwritable folders", False),  # All its files are there.
         ("sqlite", "closed folders", True),
     ],

@@ -8,7 +8,6 @@ Reads and writes that are issued in one tick of the event loop, or while earlier
 from __future__ import annotations
 
 import asyncio
-import copy
 import math
 from collections import deque
 from itertools import chain, islice, zip_longest
@@ -275,11 +274,7 @@ class _Lane(Generic[Q, R]):
 
 
 def _fail(batch: list[tuple[Q, asyncio.Future[R]]], error: BaseException) -> None:
-    """Give everybody the error: each a copy, since a traceback grows wherever the error is raised."""
+    """Give everybody the error: to each their own."""
     for _, future in batch:
         if not future.done():
-            own = error
-            if isinstance(error, StorageError):
-                own = copy.copy(error)
-                own.__cause__ = error.__cause__
-            future.set_exception(own)
+            future.set_exception(error.copy() if isinstance(error, StorageError) else error)

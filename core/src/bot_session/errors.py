@@ -27,10 +27,12 @@ An error is never a missing session: whoever catches one of these knows that not
 
 from __future__ import annotations
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Self
 
     from .storage import Match, Version
 
@@ -114,6 +116,12 @@ class StorageError(BotSessionError):
         call = f"{self.operation or ''}({'' if self.key is None else repr(_shorten(self.key))})"
         where = " ".join(part for part in (call if call != "()" else "", self.storage or "") if part)
         return f"{self.args[0]} [{where}]" if where else str(self.args[0])
+
+    def copy(self) -> Self:
+        """Return the same error for somebody else: a traceback grows wherever its error is raised."""
+        own = copy.copy(self)
+        own.__cause__ = self.__cause__
+        return own
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Keyword-only arguments do not survive Exception's own way of copying itself between processes.

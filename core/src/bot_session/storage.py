@@ -187,6 +187,8 @@ class Storage(ABC):
 
     _state: Literal["new", "open", "closed"] = "new"
     _open_lock: asyncio.Lock | None = None
+    _opening = 0  # How many callers do it or wait for it,
+    _failed_open: StorageError | None = None  # and how the last attempt failed.
 
     # ------------------------------------------------------------------ required
 
@@ -436,16 +438,32 @@ class Storage(ABC):
         """
         Connect and create what is missing. Done once; called again, it does nothing, unless closed in between.
 
+        Whoever comes while it is being done waits for the same attempt, and is told if it fails.
+
         Raises:
             UnavailableError: The backend does not answer.
             SchemaError: What is needed is missing and may not be created, or is of the wrong form.
         """
         if self._open_lock is None:
             self._open_lock = asyncio.Lock()
-        async with self._open_lock:
-            if self._state != "open":
-                await self._open()
+        failed_before = self._failed_open
+        self._opening += 1
+        try:
+            async with self._open_lock:
+                if self._state == "open":
+                    return
+                if self._failed_open is not failed_before and self._failed_open is not None:
+                    raise self._failed_open.copy()
+                try:
+                    await self._open()
+                except StorageError as error:
+                    self._failed_open = error.copy()
+                    raise
                 self._state = "open"
+        finally:
+            self._opening -= 1
+            if not self._opening:
+                self._failed_open = None
 
     async def close(self) -> None:
         """

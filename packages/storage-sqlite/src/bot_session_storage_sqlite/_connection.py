@@ -39,7 +39,7 @@ def connect(path: str, *, create: bool, timeout: float) -> sqlite3.Connection:
 
     Raises:
         sqlite3.OperationalError: SQLite cannot open it.
-        OSError: It cannot be created.
+        OSError: It cannot be created; or it is there, and cannot be opened for want of something else.
     """
     if path == MEMORY:
         return sqlite3.connect(MEMORY, isolation_level=None)
@@ -48,7 +48,13 @@ def connect(path: str, *, create: bool, timeout: float) -> sqlite3.Connection:
         # Sessions are private, and SQLite gives its other files the rights of the first.
         with _creating, suppress(FileExistsError):
             os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    connection = sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout, isolation_level=None, uri=True)
+    try:
+        connection = sqlite3.connect(f"{file.as_uri()}?mode=rw", timeout, isolation_level=None, uri=True)
+    except sqlite3.OperationalError as error:
+        readable = os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids)
+        if code(error) == sqlite3.SQLITE_CANTOPEN and file.is_file() and readable:
+            raise OSError(f"{file} is there, but cannot be opened now: {error}") from error  # no descriptor is free
+        raise
     try:
         _use_wal(connection, time.monotonic() + timeout)
         connection.execute("PRAGMA synchronous = FULL")

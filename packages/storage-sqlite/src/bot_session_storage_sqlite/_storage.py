@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import sqlite3
 import time
 from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
 from functools import partial
@@ -18,11 +19,10 @@ from bot_session.redaction import redact_url
 from bot_session.storage import ABSENT, ANY, Capabilities, Match, Record, Storage, Version, Write
 
 from ._connection import MEMORY, POLL, connect, in_transaction, isolated, on_thread, started
-from ._failures import OccupiedError, mapped
+from ._failures import OccupiedError, code, mapped
 from ._table import Table
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import AsyncIterator, Iterable, Sequence
 
     from bot_session.storage import WriteResult, WrittenAndRead
@@ -273,9 +273,16 @@ class SQLiteStorage(Storage):
     async def _run(self, work: Work[T], operation: str, key: str | None = None) -> T:
         """Do ``work`` in one trip to the connection's thread, where nothing else comes in between."""
         with mapped(self, operation, key):
-            if self._connection is None or self._raw is None:
+            connection, raw = self._connection, self._raw
+            if connection is None or raw is None:
                 raise ClosedError("the storage was closed meanwhile")
-            return await on_thread(self._connection, partial(isolated, self._raw, work, self._clock))
+            try:
+                return await on_thread(connection, partial(isolated, raw, work, self._clock))
+            except sqlite3.OperationalError as error:
+                if code(error) == sqlite3.SQLITE_READONLY and connection is self._connection and self._state == "open":
+                    self._state = "new"  # What was read-only when it was opened stays so: the next call opens it again.
+                    await self._close()
+                raise
 
     async def _transact(self, work: Work[T], operation: str, key: str | None = None) -> T:
         """Do ``work`` in a transaction of its own, waiting for the end of one that is not ours."""
@@ -285,12 +292,8 @@ class SQLiteStorage(Storage):
                 return await self._run(partial(in_transaction, work, self._clock), operation, key)
             except OccupiedError:
                 if time.monotonic() > deadline:
-                    raise UnavailableError(
-                        f"for {self._timeout:g} s the given connection has been in a transaction that is not ours",
-                        operation=operation,
-                        key=key,
-                        storage=self,
-                    ) from None
+                    problem = f"for {self._timeout:g} s the given connection has been in a transaction that is not ours"
+                    raise UnavailableError(problem, operation=operation, key=key, storage=self) from None
             await asyncio.sleep(POLL)
 
     def __repr__(self) -> str:

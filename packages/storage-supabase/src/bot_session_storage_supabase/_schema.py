@@ -10,32 +10,11 @@ answers with one object, which ``max-rows`` cannot cut short and which no empty 
 from __future__ import annotations
 
 import re
-from typing import Final, Generic, TypeAlias, TypeVar
+from typing import Final
 
-import msgspec
 from bot_session.errors import ConfigurationError
-from bot_session.storage import Version
 
-__all__ = ["Answer", "Conflict", "Row", "function_name", "render"]
-
-T = TypeVar("T")
-
-
-class Answer(msgspec.Struct, Generic[T]):
-    """What every function answers."""
-
-    answer: T
-
-
-class Conflict(msgspec.Struct):
-    """The result of a write whose match failed."""
-
-    actual: Version | None
-
-
-Row: TypeAlias = tuple[str, str, Version, float | None]
-"""Key, document, version, seconds left."""
-
+__all__ = ["function_name", "render"]
 
 _TABLE: Final = """\
 CREATE TABLE IF NOT EXISTS {table} (

@@ -11,14 +11,15 @@ import httpx
 import msgspec
 from bot_session.errors import ClosedError, ConfigurationError, StorageError, UnavailableError
 from bot_session.redaction import redact_url
-from bot_session.storage import ANY, Capabilities, Condition, Match, Record, Storage, Version, Write, part_of_batch
+from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, part_of_batch
 from supabase import AsyncClient, AsyncClientOptions
 
 from ._errors import mapped
-from ._schema import Answer, Conflict, Row, function_name, render
+from ._schema import function_name, render
+from ._wire import AT_ONCE, Answer, Conflict, Row, chunks, item_of, record_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from typing import Self
 
     from bot_session.storage import WriteResult, WrittenAndRead
@@ -27,10 +28,6 @@ __all__ = ["SupabaseStorage"]
 
 T = TypeVar("T")
 
-_BODY_BYTES: Final = 1_000_000
-"""About how long the body of a request may become, unless a single document is longer."""
-_AT_ONCE: Final = 1_000
-"""How many keys travel in a request or an answer at most."""
 _PURGED_AT_ONCE: Final = 10_000
 """How many rows a call of `SupabaseStorage.purge` deletes, to stay below Supabase's statement timeout."""
 
@@ -144,15 +141,15 @@ class SupabaseStorage(Storage):
             await self._ready("read", key)
         self._validate("read", key)
         rows = await self._rows("read", [key], key)
-        return _record(rows[0]) if rows else None
+        return record_of(rows[0]) if rows else None
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
         self._validate_keys("read_many", keys)
         found: dict[str, Record] = {}
-        for chunk in _chunks(dict.fromkeys(keys), len):
-            found.update((row[0], _record(row)) for row in await self._rows("read_many", chunk))
+        for chunk in chunks(dict.fromkeys(keys), len):
+            found.update((row[0], record_of(row)) for row in await self._rows("read_many", chunk))
         return found
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
@@ -161,7 +158,7 @@ class SupabaseStorage(Storage):
 
     async def read_all_entries(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[tuple[str, Record]]:
         async for row in self._pages("read_all_entries", prefix, batch_size, documents=True):
-            yield row[0], _record(row)
+            yield row[0], record_of(row)
 
     async def _rows(self, operation: str, keys: Sequence[str], key: str | None = None) -> list[Row]:
         return await self._call("read", keys, list[Row], operation, key)
@@ -170,7 +167,7 @@ class SupabaseStorage(Storage):
         if self._state != "open":
             await self._ready(operation)
         self._validate_listing(operation, prefix, batch_size)
-        argument = {"prefix": prefix, "after": None, "size": min(batch_size, _AT_ONCE), "documents": documents}
+        argument = {"prefix": prefix, "after": None, "size": min(batch_size, AT_ONCE), "documents": documents}
         answer: Any = list[Row] if documents else list[tuple[str]]
         while rows := await self._call("page", argument, answer, operation):
             for row in rows:
@@ -206,7 +203,7 @@ class SupabaseStorage(Storage):
             await self._ready("write_many")
         self._validate_writes("write_many", writes)
         results: list[WriteResult] = []
-        for chunk in _chunks(writes, lambda write: len(write.key) + len(write.value or "")):
+        for chunk in chunks(writes, lambda write: len(write.key) + len(write.value or "")):
             with part_of_batch(results):
                 results += await self._write_chunk(chunk)
         return results
@@ -245,15 +242,7 @@ class SupabaseStorage(Storage):
         return result
 
     async def _write(self, operation: str, writes: Sequence[Write], key: str | None = None) -> list[WriteResult]:
-        items = [
-            {
-                "key": write.key,
-                "value": write.value,
-                "ttl": write.ttl,
-                "match": write.match.value if isinstance(write.match, Condition) else f"={write.match}",
-            }
-            for write in writes
-        ]
+        items = [item_of(write) for write in writes]
         answers = await self._call("write", items, list[Version | bool | Conflict], operation, key, writing=True)
         return [
             self._conflict(operation, write.key, write.match, answer.actual) if isinstance(answer, Conflict) else answer
@@ -290,23 +279,3 @@ class SupabaseStorage(Storage):
     def __repr__(self) -> str:
         address = self._project if isinstance(self._project, str) else str(self._project.supabase_url)
         return f"<SupabaseStorage {self._schema}.{self._table} at {redact_url(address)}>"
-
-
-def _record(row: Row) -> Record:
-    _, value, version, ttl = row
-    return Record(value, version, ttl)
-
-
-def _chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
-    """Split what travels in the body of a request into pieces of a moderate size."""
-    chunk: list[T] = []
-    total = 0
-    for item in items:
-        size = size_of(item)
-        if chunk and (len(chunk) == _AT_ONCE or total + size > _BODY_BYTES):
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(item)
-        total += size
-    if chunk:
-        yield chunk
