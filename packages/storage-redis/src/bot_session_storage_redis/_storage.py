@@ -39,7 +39,7 @@ class RedisStorage(Storage):
 
     Args:
         client: A URL as for `from_url`; or a client of ``redis.asyncio``, which stays open and keeps its own
-            timeouts, with ``decode_responses`` or without.
+            timeouts besides these, with ``decode_responses`` or without.
         timeout: Seconds to wait for a connection, for each answer, and for a connection to become free.
         max_connections: How many connections to have at most; in a cluster, to each node. What is more waits.
         sentinel_username: User name for the sentinels, if they ask for one.
