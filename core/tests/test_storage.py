@@ -3,7 +3,7 @@
 import asyncio
 
 import pytest
-from bot_session import MemoryStorage, UnavailableError
+from bot_session import InvalidKeyError, MemoryStorage, UnavailableError, ValueTooLargeError, Write
 
 
 class Down(MemoryStorage):
@@ -51,3 +51,27 @@ class TestOpening:
 
         assert await second is None
         assert 2 == storage.attempts
+
+
+class Narrow(MemoryStorage):
+    """Has limits that its capabilities do not tell."""
+
+    def _validate(self, operation, key, value="", ttl=None):
+        super()._validate(operation, key, value, ttl)
+        if "x" in key:
+            raise InvalidKeyError("no x", operation=operation, key=key)
+        if "x" in value:
+            raise ValueTooLargeError("no x", operation=operation, key=key)
+
+
+class TestValidation:
+    async def test_limits_of_an_adapter_s_own_hold_in_batches_too(self):
+        storage = Narrow()
+        with pytest.raises(InvalidKeyError):
+            storage._validate_keys("read_many", ["1", "x"])
+        with pytest.raises(InvalidKeyError):
+            await storage.write_many([Write("1", "1"), Write("x", "1")])
+        with pytest.raises(ValueTooLargeError):
+            await storage.write_many([Write("1", "1"), Write("2", "x")])
+
+        assert [] == [key async for key in storage.read_all_keys()]

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from itertools import chain, islice, zip_longest
 from typing import TYPE_CHECKING, Final, Generic, TypeAlias, TypeVar, cast
 
@@ -162,7 +161,7 @@ class _Lane(Generic[Q, R]):
         self._max_batch = max_batch
         self._max_under_way = max_under_way
         self._max_waiting = max_waiting
-        self._waiting: deque[tuple[Q, asyncio.Future[R]]] = deque()
+        self._waiting: list[tuple[Q, asyncio.Future[R]]] = []
         self._gathering = False
         self._under_way = 0
         self._lonely = False  # Whether the last operation met no other.
@@ -230,7 +229,8 @@ class _Lane(Generic[Q, R]):
             if size >= WORTH_SPLITTING:
                 size = math.ceil(size / (self._max_under_way - self._under_way))
             size = min(size, self._max_batch)
-            batch = [self._waiting.popleft() for _ in range(size)]
+            batch = self._waiting[:size]
+            del self._waiting[:size]
             self._let_in(size)
             batch = [entry for entry in batch if not entry[1].done()]  # Whoever was cancelled wants nothing any more.
             if batch:

@@ -21,7 +21,7 @@ import enum
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, NewType, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NewType, TypeAlias, cast
 
 import msgspec
 
@@ -81,6 +81,9 @@ PRESENT: Final = Condition.PRESENT
 
 Match: TypeAlias = Condition | Version
 """`ANY`, `ABSENT`, `PRESENT`, or the `Version` that was read."""
+
+_NO_DOCUMENT: Final = ""
+"""In place of a document, where only a key is to be looked at."""
 
 MAX_TTL: Final = 100 * 365.25 * 86_400.0
 """A hundred years, in seconds. Longer means for ever, which is None."""
@@ -184,6 +187,9 @@ class Storage(ABC):
 
     max_under_way: ClassVar[int] = 2
     """How many such batches are on their way at a time: as one is handled by the backend, the next is being sent."""
+
+    _has_own_limits: bool = True
+    """Whether `_validate` is overridden with limits beyond `Capabilities`; an instance may know that it has none."""
 
     _state: Literal["new", "open", "closed"] = "new"
     _open_lock: asyncio.Lock | None = None
@@ -503,7 +509,11 @@ class Storage(ABC):
             )
         await self.open()
 
-    def _validate(self, operation: str, key: str, value: str = "", ttl: float | None = None) -> None:
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._has_own_limits = cls._validate is not Storage._validate
+
+    def _validate(self, operation: str, key: str, value: str = _NO_DOCUMENT, ttl: float | None = None) -> None:
         """
         Refuse what no storage takes, and what is beyond this one's limits, alike everywhere.
 
@@ -524,6 +534,8 @@ class Storage(ABC):
                 raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
         if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl must be seconds above 0 and up to a hundred years, or None for ever; not {ttl!r}")
+        if value is _NO_DOCUMENT:
+            return
         if not isinstance(value, str):
             raise TypeError(f"a document is JSON text, not {type(value).__name__}")
         limit = limits.max_value_bytes
@@ -541,7 +553,7 @@ class Storage(ABC):
         except TypeError:
             together = "\0"  # Something there is no text.
         beyond = longest is not None and len(together) > longest and max(map(len, keys)) > longest
-        if beyond or "\0" in together or not together.isascii():
+        if beyond or "\0" in together or not together.isascii() or self._has_own_limits:
             for key in keys:
                 self._validate(operation, key)
 
@@ -554,8 +566,8 @@ class Storage(ABC):
             if value is None and write.ttl is None:
                 continue
             short = isinstance(value, str) and (limit is None or len(value) * 4 <= limit)
-            if write.ttl is not None or not short:
-                self._validate(operation, write.key, "" if write.value is None else write.value, write.ttl)
+            if write.ttl is not None or not short or self._has_own_limits:
+                self._validate(operation, write.key, _NO_DOCUMENT if write.value is None else write.value, write.ttl)
 
     def _validate_listing(self, operation: str, prefix: str, batch_size: int) -> None:
         """`_validate` for the arguments of the iterating methods."""

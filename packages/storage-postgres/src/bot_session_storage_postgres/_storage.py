@@ -220,7 +220,9 @@ class PostgresStorage(Storage):
         except BaseException:
             await self._client.close()
             raise
-        self._sql = Statements(self._found)
+        found = self._found
+        self._has_own_limits = found.key_room is not None or found.value_room is not None or not found.has_expiry
+        self._sql = Statements(found)
 
     async def _close(self) -> None:
         await self._client.close()
@@ -255,6 +257,8 @@ class PostgresStorage(Storage):
 
     def _validate(self, operation: str, key: str, value: str = "", ttl: float | None = None) -> None:
         super()._validate(operation, key, value, ttl)
+        if not self._has_own_limits:
+            return
         found = self._found
         if found.key_room is not None and len(key) > found.key_room:
             problem = f"the key has {len(key):,} characters, the column takes {found.key_room:,}"

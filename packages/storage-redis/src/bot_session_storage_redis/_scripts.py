@@ -22,13 +22,14 @@ class Script(msgspec.Struct, frozen=True):
     All keys of a call must be in one slot if the server is part of a cluster.
     """
 
-    source: str
-    sha: str
+    source: bytes
+    sha: bytes
     writes: bool
 
 
 def _script(source: str, *, writes: bool) -> Script:
-    return Script(source, hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest(), writes)
+    raw = source.encode()
+    return Script(raw, hashlib.sha1(raw, usedforsecurity=False).hexdigest().encode(), writes)
 
 
 READ = _script(
@@ -100,7 +101,7 @@ return redis.call('PEXPIRE', KEYS[1], ARGV[1])
 """A new time to live; 1 if there was a document, else 0."""
 
 
-def arguments_of(write: Write) -> tuple[bytes, bytes, bytes, bytes | int]:
+def arguments_of(write: Write) -> tuple[bytes, bytes, bytes, bytes]:
     """What `WRITE` is told about one key."""
     if isinstance(write.match, Condition):
         condition, expected = write.match.value.encode(), b""
@@ -111,6 +112,6 @@ def arguments_of(write: Write) -> tuple[bytes, bytes, bytes, bytes | int]:
     return condition, expected, write.value.encode(), life(write.ttl)
 
 
-def life(ttl: float | None) -> bytes | int:
+def life(ttl: float | None) -> bytes:
     """Milliseconds, rounded up: never a TTL of 0, which Redis refuses or takes for "delete"."""
-    return b"forever" if ttl is None else math.ceil(ttl * 1000)
+    return b"forever" if ttl is None else b"%d" % math.ceil(ttl * 1000)

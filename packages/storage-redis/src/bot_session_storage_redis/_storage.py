@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from bot_session.errors import ConfigurationError, SchemaError, StorageError, UnavailableError
@@ -130,7 +131,7 @@ class RedisStorage(Storage):
         self._validate("has", key)
         raw = key.encode()
         with mapped("has", key, self, writes=False):
-            kind = await self._link.send(raw, "TYPE", raw)
+            kind = await self._link.send(raw, b"TYPE", raw)
         if kind not in (b"string", b"none"):
             raise self._foreign("has", key, kind.decode())
         return bool(kind == b"string")
@@ -186,7 +187,7 @@ class RedisStorage(Storage):
                 if self._state != "open":
                     await self._ready("read_all_keys")
                 with mapped("read_all_keys", None, self, writes=False):
-                    scan = (cursor, "MATCH", pattern, "COUNT", batch_size, "TYPE", "string")
+                    scan = (b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
                     cursor, page = await self._link.scan(master, *scan)
                 for raw in seen.fresh(page):
                     if (key := _key(raw)) is not None:
@@ -222,9 +223,9 @@ class RedisStorage(Storage):
         answers: list[Any] = [None] * len(keys)
 
         async def run(positions: list[int]) -> None:
-            given = [argument for position in positions for argument in arguments[position]]
+            given = list(chain.from_iterable(map(arguments.__getitem__, positions)))
             try:
-                found = await self._run(script, operation, None, [keys[position] for position in positions], given)
+                found = await self._run(script, operation, None, list(map(keys.__getitem__, positions)), given)
             except StorageError as error:
                 if not script.writes or isinstance(error, UnavailableError):
                     raise
@@ -246,11 +247,12 @@ class RedisStorage(Storage):
         self, script: Script, operation: str, key: str | None, keys: Sequence[bytes], arguments: Sequence[Any] = ()
     ) -> Any:
         """Run a script, all of whose keys are in one slot."""
+        given = b"%d" % len(keys), *keys, *arguments
         with mapped(operation, key, self, writes=script.writes):
             try:
-                return await self._link.send(keys[0], "EVALSHA", script.sha, len(keys), *keys, *arguments)
+                return await self._link.send(keys[0], b"EVALSHA", script.sha, *given)
             except NoScriptError:  # the server is new, or was restarted; it has done nothing
-                return await self._link.send(keys[0], "EVAL", script.source, len(keys), *keys, *arguments)
+                return await self._link.send(keys[0], b"EVAL", script.source, *given)
 
     def _records(self, operation: str, keys: Sequence[str], answers: Sequence[Any]) -> dict[str, Record]:
         found = zip(keys, answers, strict=True)
@@ -262,15 +264,15 @@ class RedisStorage(Storage):
         return Record(document, Version(document), None if left < 0 else max(left, 1) / 1000)
 
     def _result(self, operation: str, write: Write, answer: Any) -> WriteResult:
+        if isinstance(answer, int):
+            return bool(answer) if write.value is None else Version(write.value)
         if isinstance(answer, StorageError):
             return answer
         if isinstance(answer, bytes):
             return self._foreign(operation, write.key, answer.decode())
-        if isinstance(answer, list):
-            stored = answer[0]
-            actual = None if stored is None else Version(stored.decode(errors="replace"))
-            return self._conflict(operation, write.key, write.match, actual)
-        return bool(answer) if write.value is None else Version(write.value)
+        stored = answer[0]
+        actual = None if stored is None else Version(stored.decode(errors="replace"))
+        return self._conflict(operation, write.key, write.match, actual)
 
     def _text(self, operation: str, key: str, value: bytes) -> str:
         try:
