@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-import shutil
-import stat
-import tempfile
+import secrets
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from bot_session.storage import Record, Version
 
 from ._document import Document, parse, render
+from ._files import create_file, read_file
 from ._locks import FileLocks
 from ._paths import LOCKS, key_of, lock_of, path_of, plain_path_of, shard_of, shard_of_folder
 
@@ -54,10 +53,18 @@ class Trip:
 
 
 class Found(NamedTuple):
-    """A key's file: where it is, or will be; whether it is there; its document; and that again, unless it expired."""
+    """
+    A key's file.
+
+    Attributes:
+        path: Where it is, or will be.
+        mode: Whom it lets in; None if it is not there.
+        document: What it holds; None if it holds none.
+        record: That again, unless it has expired.
+    """
 
     path: str
-    exists: bool = False
+    mode: int | None = None
     document: Document | None = None
     record: Record | None = None
 
@@ -116,38 +123,33 @@ class Folder:
         Raises:
             BrokenFileError: It holds no JSON. With ``overwrite`` it counts as a file without a document.
         """
-        path, data = self._locate(key)
-        if data is None:
+        path, file = self._locate(key)
+        if file is None:
             return Found(path)
+        data, mode = file
         try:
             document = parse(data)
         except ValueError as error:
             if overwrite:
-                return Found(path, exists=True)
+                return Found(path, mode)
             reason = str(error) if data else "it is empty"
             raise BrokenFileError(f"{path} holds no JSON ({reason}): mend it, or delete the key") from error
         left = None if document.expires is None else document.expires / 1000 - self._clock()
         live = left is None or left > 0
-        return Found(path, True, document, Record(document.value, Version(document.value), left) if live else None)
+        return Found(path, mode, document, Record(document.value, Version(document.value), left) if live else None)
 
     def replace(self, trip: Trip, found: Found, value: str, ttl: float | None) -> None:
         """Write a document into a new file, and put it in the place of the old one."""
         expires = None if ttl is None else math.ceil((self._clock() + ttl) * 1000)
         data = render(value, expires, tabs=found.document is not None and found.document.tabs)
         folder = os.path.dirname(found.path)
+        temporary = os.path.join(folder, f"{_TEMPORARY}{secrets.token_hex(8)}")
         try:
-            handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
-        except FileNotFoundError:
-            self._make_folder(trip, folder)
-            handle, temporary = tempfile.mkstemp(prefix=_TEMPORARY, dir=folder)
-        try:
-            with open(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                if self._fsync:
-                    os.fsync(handle)
-            if found.exists:
-                shutil.copymode(found.path, temporary)  # whom the old file let in, the new one does
+            try:
+                create_file(temporary, data, found.mode, fsync=self._fsync)
+            except FileNotFoundError:
+                self._make_folder(trip, folder)
+                create_file(temporary, data, found.mode, fsync=self._fsync)
             os.replace(temporary, found.path)
         except BaseException:
             with suppress(OSError):  # the first error tells more, and `keys` sweeps what stays
@@ -158,12 +160,12 @@ class Folder:
 
     def remove(self, trip: Trip, key: str) -> None:
         """Delete a key's file, and if grammY has written another, that as well: or it would come back."""
-        path, data = self._locate(key)
-        while data is not None:
+        path, file = self._locate(key)
+        while file is not None:
             os.unlink(path)
             trip.wrote = True
             trip.unsynced.add(self._without_empty_folders(trip, os.path.dirname(path)))
-            path, data = self._locate(key)
+            path, file = self._locate(key)
 
     def sync(self, trip: Trip) -> None:
         """Wait until the disk has the new names of files: a rename alone may be undone by a power cut."""
@@ -224,18 +226,18 @@ class Folder:
     def _absolute(self, path: str) -> str:
         return os.path.join(self._root, path)
 
-    def _locate(self, key: str) -> tuple[str, bytes | None]:
-        """Return the file of a key and what is in it; if there is none, where it will be, and None."""
+    def _locate(self, key: str) -> tuple[str, tuple[bytes, int] | None]:
+        """Return the path of a key's file, and what `read_file` says of it; None if there is none."""
         path = self._absolute(path_of(key))
         with suppress(FileNotFoundError):
-            return path, _content(path)
+            return path, read_file(path)
         plain = plain_path_of(key)
         if plain is not None:
             plain = self._absolute(plain)
             try:
-                data = _content(plain)
+                file = read_file(plain)
                 if _has_exactly(plain):
-                    return plain, data
+                    return plain, file
             except FileNotFoundError:
                 pass
             except OSError as error:
@@ -264,18 +266,6 @@ class Folder:
             trip.unsynced.discard(folder)
             folder = os.path.dirname(folder)
         return folder
-
-
-def _content(path: str) -> bytes:
-    with open(path, "rb", buffering=0, opener=_at_once) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EEXIST, "a pipe or a device is in the place of a file", path)
-        return file.read()
-
-
-def _at_once(path: str, flags: int) -> int:
-    """Open a file; whoever opens a pipe without asking for this waits until somebody writes to it."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o600)
 
 
 def _has_exactly(path: str) -> bool:

@@ -270,7 +270,7 @@ class FileStorage(Storage):
             self._folder.replace(trip, found, write.value, write.ttl)
             return Version(write.value)
         self._folder.remove(trip, write.key)
-        return found.record is not None or (found.exists and found.document is None)
+        return found.record is not None or (found.mode is not None and found.document is None)
 
     def _touch(self, trip: Trip, key: str, ttl: float | None) -> bool:
         with self._folder.locked(trip, shard_of(key)):
