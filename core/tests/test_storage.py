@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 from bot_session import InvalidKeyError, MemoryStorage, UnavailableError, ValueTooLargeError, Write
+from bot_session.storage import distinct_rounds
 
 
 class Down(MemoryStorage):
@@ -75,3 +76,12 @@ class TestValidation:
             await storage.write_many([Write("1", "1"), Write("2", "x")])
 
         assert [] == [key async for key in storage.read_all_keys()]
+
+
+@pytest.mark.parametrize(
+    ("keys", "rounds"), [("", []), ("abc", [[0, 1, 2]]), ("abacab", [[0, 1, 3], [2, 5], [4]]), ("aa", [[0], [1]])]
+)
+def test_rounds_hold_each_key_once_and_keep_the_order_of_its_writes(keys, rounds):
+    writes = [Write(key, str(position)) for position, key in enumerate(keys)]
+
+    assert [[(position, writes[position]) for position in part] for part in rounds] == [*distinct_rounds(writes)]

@@ -34,7 +34,7 @@ class MemoryStorage(Storage):
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._entries: dict[str, tuple[str, float | None]] = {}  # key: (document, deadline)
+        self._entries: dict[str, tuple[Version, float | None]] = {}  # key: (document, deadline)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -63,8 +63,9 @@ class MemoryStorage(Storage):
         # Nothing is awaited between the comparison and the change: that is what makes it atomic here.
         if match is not ANY and not holds(match, self._live(key)):
             raise self._mismatch("write", key, match)
-        self._entries[key] = (value, None if ttl is None else self._clock() + ttl)
-        return Version(value)
+        version = Version(value)
+        self._entries[key] = (version, None if ttl is None else self._clock() + ttl)
+        return version
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         if self._state != "open":
@@ -83,7 +84,7 @@ class MemoryStorage(Storage):
         record = self._live(key)
         if record is None:
             return False
-        self._entries[key] = (record.value, None if ttl is None else self._clock() + ttl)
+        self._entries[key] = (record.version, None if ttl is None else self._clock() + ttl)
         return True
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
@@ -112,9 +113,9 @@ class MemoryStorage(Storage):
             return None
         value, deadline = entry
         if deadline is None:
-            return Record(value, Version(value))
+            return Record(value, value)
         left = deadline - self._clock()
-        return Record(value, Version(value), left) if left > 0 else None
+        return Record(value, value, left) if left > 0 else None
 
     def _mismatch(self, operation: str, key: str, match: Match) -> ConflictError:
         record = self._live(key)

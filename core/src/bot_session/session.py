@@ -99,11 +99,12 @@ class Session(Generic[T]):
             SessionKeyError: The update has no session.
             RuntimeError: The session is lazy and was not loaded.
         """
-        self._check()
-        if self._data is _UNSET:
+        data = self._data
+        if self._closed or data is _UNSET:
+            self._check()
             raise RuntimeError("this session is not loaded yet: write `data = await session.get()`")
         self._accessed = True
-        return self._data
+        return data
 
     @data.setter
     def data(self, value: T | None) -> None:
@@ -441,6 +442,7 @@ class KeylessSession(Session[T]):
         self.key = ""
         self.is_new = False
         self.depth = 0
+        self._data = _UNSET
         self._closed = False
 
     def _check(self) -> None:

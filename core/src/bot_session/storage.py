@@ -648,6 +648,8 @@ def distinct_rounds(writes: Sequence[Write]) -> Iterator[list[tuple[int, Write]]
 
     For backends whose one statement for many rows cannot touch a row twice. Yields lists of (position, write).
     """
+    if len({write.key for write in writes}) == len(writes):  # As a rule they are distinct already.
+        return iter([list(enumerate(writes))] if writes else [])
     rounds: list[list[tuple[int, Write]]] = []
     seen: dict[str, int] = {}
     for position, write in enumerate(writes):
