@@ -34,7 +34,7 @@ class MemoryStorage(Storage):
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._entries: dict[str, tuple[Version, float | None]] = {}  # key: (document, deadline)
+        self._entries: dict[str, tuple[Version, float | None]] = {}  # key: (document, its own version; deadline)
 
     @classmethod
     def from_url(cls, url: str) -> Self:
