@@ -23,8 +23,9 @@ class Listener:
     """
     Serves TCP connections on a port of 127.0.0.1, each in a task of its own, until it is closed.
 
-    asyncio's own server forgets a connection that it has accepted in the last moment: its socket stays open until the
-    garbage collector finds it, in whatever test runs then. This one waits for such connections and breaks them, too.
+    asyncio's own server, when closed, forgets a connection that it has just accepted: the socket stays open until the
+    garbage collector finds it, in whatever test runs then. So this one first accepts no more, then lets those that were
+    accepted arrive, and closes its server last.
 
     Args:
         serve: Called for every connection; when it returns, the connection is closed. That it breaks is no error.
@@ -66,9 +67,12 @@ class Listener:
         """Listen no longer, and break all connections."""
         if self._server is None:
             return
-        self._server.close()
+        with contextlib.suppress(NotImplementedError):  # on Windows
+            for listening in self._server.sockets:
+                asyncio.get_running_loop().remove_reader(listening.fileno())
         for _ in range(_TURNS):
             await asyncio.sleep(0)
+        self._server.close()
         await self.cut()
         await self._server.wait_closed()
 
