@@ -1,6 +1,7 @@
 """What `Storage` itself does for its adapters."""
 
 import asyncio
+import dataclasses
 
 import pytest
 from bot_session import InvalidKeyError, MemoryStorage, UnavailableError, ValueTooLargeError, Write
@@ -76,6 +77,13 @@ class TestValidation:
             await storage.write_many([Write("1", "1"), Write("2", "x")])
 
         assert [] == [key async for key in storage.read_all_keys()]
+
+    async def test_in_a_batch_a_key_that_is_too_long_is_refused_among_short_ones(self):
+        storage = MemoryStorage()
+        storage.capabilities = dataclasses.replace(storage.capabilities, max_key_bytes=3)
+        storage._validate_keys("read_many", ["123", "456"])
+        with pytest.raises(InvalidKeyError, match="the key has 4 bytes, the limit is 3"):
+            await storage.write_many([Write("123", "1"), Write("1234", "1")])
 
 
 @pytest.mark.parametrize(

@@ -634,3 +634,19 @@ def test_a_url_that_names_no_folder_says_how_to_write_it(url: str) -> None:
 def test_the_timeout_is_finite(timeout: float) -> None:
     with pytest.raises(ConfigurationError, match="timeout"):
         FileStorage(timeout=timeout)
+
+
+async def test_reads_and_writes_that_the_system_cuts_short_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, write = os.read, os.write
+    monkeypatch.setattr(os, "read", lambda handle, size: read(handle, min(size, 7)))
+    monkeypatch.setattr(os, "write", lambda handle, data: write(handle, data[:7]))
+    document = json.dumps({"pizzas": list(range(50))})
+    async with FileStorage(tmp_path / "sessions") as storage:
+        await storage.write("42", document)
+
+        found = await storage.read("42")
+
+    assert found is not None
+    assert json.loads(document) == json.loads(found.value)
