@@ -78,7 +78,8 @@ class BatchedStorage(StorageWrapper):
         if key in self._writing:
             async with self._writing.holding(key):
                 pass
-        return await self._reads.submit(key)
+        joined = self._reads.join(key)
+        return await (self._reads.submit(key) if joined is None else joined)
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         self._inner._validate("write", key, value, ttl)  # noqa: SLF001
@@ -100,7 +101,8 @@ class BatchedStorage(StorageWrapper):
         if not self._writing.try_acquire(write.key):
             await self._writing.acquire(write.key)
         try:
-            result = await self._writes.submit(write)
+            joined = self._writes.join(write)
+            result = await (self._writes.submit(write) if joined is None else joined)
         finally:
             self._writing.release(write.key)
         if isinstance(result, StorageError):
@@ -169,19 +171,23 @@ class _Lane(Generic[Q, R]):
         self._turns = asyncio.Semaphore(0)
         self._tasks: set[asyncio.Task[None]] = set()  # The loop itself would forget them.
 
+    def join(self, operation: Q) -> asyncio.Future[R] | None:
+        """Let an operation wait with others for who sends them: `submit` without a coroutine, as a rule. If not, None."""
+        if self._outside or len(self._waiting) >= self._max_waiting:
+            return None
+        return self._wait(operation) if self._gathering or self._under_way >= self._max_under_way else None
+
     async def submit(self, operation: Q) -> R:
         """Do an operation, together with others if there are any."""
         if self._lonely and not self._under_way:
             return await self._go_alone(operation)  # Where nobody came the last time, nobody is waited for.
-        self._lonely = False
         if self._outside or len(self._waiting) >= self._max_waiting:
             await self._wait_outside()
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        entry = (operation, future)
-        self._waiting.append(entry)
+        future = self._wait(operation)
         if self._gathering or self._under_way >= self._max_under_way:
             return await future
         # The first of this tick waits for the others, and then sees to all of them.
+        entry = self._waiting[-1]
         self._gathering = True
         try:
             await asyncio.sleep(0)
@@ -200,6 +206,12 @@ class _Lane(Generic[Q, R]):
         self._let_in(1)
         self._lonely = not self._under_way
         return await self._go_alone(operation)
+
+    def _wait(self, operation: Q) -> asyncio.Future[R]:
+        self._lonely = False
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._waiting.append((operation, future))
+        return future
 
     async def _wait_outside(self) -> None:
         self._outside += 1

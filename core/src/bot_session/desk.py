@@ -74,16 +74,12 @@ class Desk:
 
     async def lock(self, session: Session[Any]) -> None:
         """
-        Wait until those of the session's key that came before have unlocked it.
+        Wait until those of the session's key that came before have released its lock.
 
         Raises:
             LockTimeoutError: That took too long.
         """
         await self.locks.acquire(session.place, self._timeout)
-
-    def unlock(self, session: Session[Any]) -> None:
-        """Let the next one of the session's key have its turn."""
-        self.locks.release(session.place)
 
     def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
         """Keep sessions of these keys waiting."""

@@ -13,12 +13,12 @@ from .codec import Codec, type_of
 from .errors import CodecError, ConflictError, DecodeError, EncodeError
 from .merging import merge
 from .migrations import MARK, Migrations, open_envelope, seal_envelope
-from .sealing import Seal
+from .sealing import SEALED, Seal
 from .storage import ABSENT, Write
 from .wrappers import locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from decimal import Decimal
 
     from .leases import Lease
@@ -103,6 +103,7 @@ class Documents(Generic[T]):
         self._migrations = None if migrations is None else Migrations(migrations)
         self._on_conflict = on_conflict
         self._seal = seal or Seal()
+        self._all_plain = migrations is None and self._seal.inert  # But for those that look as if they were not.
         self._own: set[int] = set()  # Hashes; one that meets another's costs a write that was not needed, no more.
 
     # ------------------------------------------------------------------ reading
@@ -119,22 +120,21 @@ class Documents(Generic[T]):
             StorageError: It could not be read.
             DecodeError, MigrationError: It is not what the code expects; it stays as it is.
         """
+        return await self.unpack(key, await self.read(key, lease))
+
+    async def read(self, key: str, lease: Lease | None) -> Record | None:
+        """Read a document, if it was not read with the lease. Raises `StorageError`."""
         found = None if lease is None else lease.found
-        record = await self.storage.read(key) if found is None else found.get(key)
+        return await self.storage.read(key) if found is None else found.get(key)
+
+    async def unpack(self, key: str, record: Record | None) -> Loaded[T]:
+        """Turn what was read into data. Raises as `load` does."""
+        return self.unpack_at_once(key, record) or await self._unpack_wrapped(key, cast("Record", record))
+
+    def unpack_at_once(self, key: str, record: Record | None) -> Loaded[T] | None:
+        """Do what `unpack` does if nothing was read, or a text neither sealed nor versioned, as is the rule. If not, None."""
         if record is None:
             return Loaded()
-        return self._unpack_plain(key, record) or await self._unpack_wrapped(key, record)
-
-    async def unpack(self, key: str, record: Record) -> Loaded[T]:
-        """Turn what was read into data. Raises as `load` does."""
-        return self._unpack_plain(key, record) or await self._unpack_wrapped(key, record)
-
-    def _is_plain(self, document: str) -> bool:
-        """Whether a document is just the text of the data: not in an envelope, not sealed."""
-        return self._migrations is None and MARK not in document and self._seal.leaves(document)
-
-    def _unpack_plain(self, key: str, record: Record) -> Loaded[T] | None:
-        """Turn what was read into data if it may be there as it is: not sealed, not versioned. It needs no waiting."""
         document = record.value
         if not self._is_plain(document):
             return None
@@ -144,6 +144,10 @@ class Documents(Generic[T]):
             error.key = key
             raise
         return Loaded(data, document, hash(document) in self._own, record.version, record.ttl, None, True)
+
+    def _is_plain(self, document: str) -> bool:
+        """Whether a document is just the text of the data: not in an envelope, not sealed."""
+        return self._all_plain and MARK not in document and not document.startswith(SEALED)
 
     async def _unpack_wrapped(self, key: str, record: Record) -> Loaded[T]:
         loaded: Loaded[T] = Loaded(version=record.version, left=record.ttl)
@@ -219,11 +223,11 @@ class Documents(Generic[T]):
             self._own.clear()
         self._own.add(hash(text))
 
-    async def put(
+    def put(
         self, key: str, text: str | None, match: Match, envelope: Decimal | None, lease: Lease | None = None
-    ) -> Version | None:
+    ) -> Awaitable[Version | None]:
         """
-        Write data, or delete it.
+        Write data, or delete it. It is no coroutine of its own: every update waits for what it returns.
 
         Args:
             key: Where.
@@ -245,11 +249,13 @@ class Documents(Generic[T]):
             version = envelope if self._migrations is None else self._migrations.latest
             document = self._sealed(key, seal_envelope(text, version))
         if lease is not None:
-            return await lease.release_after(Write(key, document, None if text is None else self.ttl, match))
+            return lease.release_after(Write(key, document, None if text is None else self.ttl, match))
         if document is not None:
-            return await self.storage.write(key, document, ttl=self.ttl, match=match)
+            return self.storage.write(key, document, ttl=self.ttl, match=match)
+        return self._delete(key, match)
+
+    async def _delete(self, key: str, match: Match) -> None:
         await self.storage.delete(key, match=match)
-        return None
 
     def moved(self, document: str, old: str, new: str) -> str:
         """

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
     from .storage import Record, Storage
 
-__all__ = ["Resealed", "Seal", "generate_key", "reseal_documents"]
+__all__ = ["SEALED", "Resealed", "Seal", "generate_key", "reseal_documents"]
 
 KEY_BYTES: Final = 32
 NONCE_BYTES: Final = 12
 COMPRESSIBLE: Final = 2**26
 """Longer documents are not compressed: nothing that is read may grow beyond this, or a small one could fill memory."""
 
-_MARK: Final = '"bot-session:sealed:'
+SEALED: Final = '"bot-session:sealed:'
 _ZLIB: Final = "zlib"
 _AES: Final = "aes-256-gcm"
 _BOTH: Final = f"{_ZLIB}+{_AES}"
@@ -59,9 +59,9 @@ class _Sealed(NamedTuple):
     @classmethod
     def parse(cls, document: str) -> _Sealed | None:
         """Return the parts of a sealed document; None if it is a plain one."""
-        if not document.startswith(_MARK):
+        if not document.startswith(SEALED):
             return None
-        how, _, rest = document[len(_MARK) : -1].partition(":")
+        how, _, rest = document[len(SEALED) : -1].partition(":")
         key_id, _, content = rest.partition(":")
         return cls(how, key_id, content)
 
@@ -101,11 +101,12 @@ class Seal:
         self._current = next(iter(self._ciphers), "")
         self._compress = compress
         self._accept_plain = accept_plain or not keys
-        self._inert = not keys and not compress
+        self.inert: Final = not keys and not compress
+        """Whether it leaves documents as they are, unless they begin as sealed ones do."""
 
     def leaves(self, document: str) -> bool:
         """Whether sealing and unsealing both return this document as it is, wherever it is kept."""
-        return self._inert and not document.startswith(_MARK)
+        return self.inert and not document.startswith(SEALED)
 
     def seal(self, document: str, place: str) -> str:
         """
@@ -131,7 +132,7 @@ class Seal:
         if content is not plain and len(sealed := _render(_ZLIB, "", content)) < len(plain):
             return sealed
         # Data that would be taken for a sealed document goes into an envelope, which stands before it.
-        return f'{{"__d":{document}}}' if document.startswith(_MARK) else document
+        return f'{{"__d":{document}}}' if document.startswith(SEALED) else document
 
     def unseal(self, document: str, place: str) -> str:
         """
@@ -321,7 +322,7 @@ def _bound(how: str, key_id: str, place: str) -> bytes:
 
 
 def _render(how: str, key_id: str, content: bytes) -> str:
-    return f'{_MARK}{how}:{key_id}:{base64.urlsafe_b64encode(content).decode()}"'
+    return f'{SEALED}{how}:{key_id}:{base64.urlsafe_b64encode(content).decode()}"'
 
 
 def _content(sealed: _Sealed) -> bytes:

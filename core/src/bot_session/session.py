@@ -164,7 +164,9 @@ class Session(Generic[T]):
         """
         self._check()
         await self._settle()
-        await self._store()
+        storing = self._storing(last=False)
+        if storing is not None:
+            await storing
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.key!r}{' (closed)' if self._closed else ''}>"
@@ -188,11 +190,13 @@ class Session(Generic[T]):
         """Read what is stored, or make initial data. Whatever is assigned meanwhile stands."""
         documents = self._sessions.documents
         if not self._cleared:
-            lease = None
-            if not self._held and not self._lock_at_once():
+            if self._held or self._lock_at_once():
+                record = await documents.storage.read(self._place)
+            else:
                 await self.hold()
-                lease = self._lease
-            self._stored = stored = await documents.load(self._place, lease)
+                record = await documents.read(self._place, self._lease)
+            stored = documents.unpack_at_once(self._place, record) or await documents.unpack(self._place, record)
+            self._stored = stored
             self._base = text = stored.text
             self.is_new = not stored.found
             if stored.found and self._data is _UNSET and not self._cleared:
@@ -211,16 +215,17 @@ class Session(Generic[T]):
             if save:
                 if self._filling is not None or self._promise is not None:
                     await self._settle()
-                await self._store(last=True)
+                storing = self._storing(last=True)
+                if storing is not None:
+                    await storing
         finally:
             self._closed = True
-            desk = self._sessions.desk
-            desk.leave(self)
+            self._sessions.desk.leave(self)
             if self._lease is not None:
                 await self._unlock()
             elif self._held:
                 self._held = False
-                desk.unlock(self)
+                self._sessions.desk.locks.release(self.place)
 
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
@@ -245,7 +250,7 @@ class Session(Generic[T]):
                 lease = sessions.lease(self.key)
                 await lease.acquire(sessions.lock_timeout)
         except BaseException:
-            sessions.desk.unlock(self)
+            sessions.desk.locks.release(self.place)
             raise
         self._held, self._lease = True, lease
         if self._closed:
@@ -258,7 +263,7 @@ class Session(Generic[T]):
             if lease is not None:
                 await lease.release()
         finally:
-            self._sessions.desk.unlock(self)
+            self._sessions.desk.locks.release(self.place)
 
     # ------------------------------------------------------------------ its data
 
@@ -284,11 +289,15 @@ class Session(Generic[T]):
             async with self._filling:
                 pass
 
-    async def _store(self, *, last: bool = False) -> None:
-        documents, target = self._sessions.documents, self._target()
-        if target is _UNSET:
-            await self._renew()
-            return
+    def _storing(self, *, last: bool) -> Awaitable[None] | None:
+        """Begin to save, the `last` time or not: what is still to be waited for; None if nothing changed."""
+        target = self._target()
+        if target is not _UNSET:
+            return self._store(target, last)
+        return self._renew() if self._sessions.renew == "use" else None
+
+    async def _store(self, target: str | None, last: bool) -> None:
+        documents = self._sessions.documents
         if target is not None:
             documents.verify(self._place, self._data, target)
         if not self._held and not self._lock_at_once():
@@ -344,7 +353,7 @@ class Session(Generic[T]):
         """With ``renew="use"``: give a session that was looked at, but not changed, its full TTL again."""
         sessions, stored = self._sessions, self._stored
         ttl = sessions.documents.ttl
-        if ttl is None or sessions.renew != "use" or not self._accessed or stored is None or stored.version is None:
+        if ttl is None or not self._accessed or stored is None or stored.version is None:
             return
         if stored.left is None or stored.left < ttl * (1 - SLACK):
             await sessions.storage.touch(self._place, ttl)

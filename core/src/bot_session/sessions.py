@@ -37,7 +37,7 @@ from .wrappers import RetryingStorage, locate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from decimal import Decimal
-    from types import TracebackType
+    from types import CoroutineType, TracebackType
     from typing import Unpack
 
     from .codec import Codec
@@ -81,10 +81,11 @@ class Opening(Generic[S_co]):
             raise
         return self._session
 
-    async def __aexit__(
+    def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self._session.finish(save=error is None or isinstance(error, self._passthrough))
+    ) -> CoroutineType[Any, Any, None]:
+        save = error is None or isinstance(error, self._passthrough)
+        return self._session.finish(save=save)  # type: ignore[return-value]  # mypy knows coroutines by another name
 
 
 class NoOpening:

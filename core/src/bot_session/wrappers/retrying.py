@@ -49,8 +49,23 @@ class RetryingStorage(StorageWrapper):
         super().__init__(inner)
         self._budget = budget
 
+    # The two that every update needs are written out: that is a coroutine less for each.
+
     async def read(self, key: str) -> Record | None:
-        return await self._persist(True, self._inner.read, key)
+        started = time.monotonic()
+        while True:
+            try:
+                return await self._inner.read(key)
+            except UnavailableError as error:
+                await self._pause(error, started, safe=True)
+
+    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
+        started = time.monotonic()
+        while True:
+            try:
+                return await self._inner.write(key, value, ttl=ttl, match=match)
+            except UnavailableError as error:
+                await self._pause(error, started, safe=False)
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         return await self._persist(True, self._inner.read_many, keys)
@@ -60,9 +75,6 @@ class RetryingStorage(StorageWrapper):
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         return await self._persist(True, self._inner.touch, key, ttl)
-
-    async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
-        return await self._persist(False, self._inner.write, key, value, ttl=ttl, match=match)
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         return await self._persist(False, self._inner.delete, key, match=match)
@@ -77,16 +89,19 @@ class RetryingStorage(StorageWrapper):
         return await self._persist(False, self._inner.delete_many, list(keys))
 
     async def _persist(self, safe: bool, attempt: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Try until it works, the time is over, or an error comes that forbids it, if repeating is not ``safe``."""
+        """Try until it works, or `_pause` raises."""
         started = time.monotonic()
-        pause = FIRST_PAUSE
         while True:
             try:
                 return await attempt(*args, **kwargs)
             except UnavailableError as error:
-                late = time.monotonic() - started + pause > self._budget
-                if late or (error.outcome_unknown and not safe):
-                    raise
-                logger.info("trying again in %.2f s at most: %s", pause, error)
-            await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
-            pause = min(2 * pause, LONGEST_PAUSE)
+                await self._pause(error, started, safe=safe)
+
+    async def _pause(self, error: UnavailableError, started: float, *, safe: bool) -> None:
+        """Wait before the next try; or raise ``error``, if the time is over, or it forbids what is not ``safe``."""
+        passed = time.monotonic() - started
+        pause = min(max(FIRST_PAUSE, passed), LONGEST_PAUSE)  # as long as all before it: they double
+        if passed + pause > self._budget or (error.outcome_unknown and not safe):
+            raise error
+        logger.info("trying again in %.2f s at most: %s", pause, error)
+        await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - no secret
