@@ -78,36 +78,30 @@ class BatchedStorage(StorageWrapper):
         if key in self._writing:
             async with self._writing.holding(key):
                 pass
-        joined = self._reads.join(key)
-        return await (self._reads.submit(key) if joined is None else joined)
+        return await self._reads.send(key)
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         self._inner._validate("write", key, value, ttl)  # noqa: SLF001
-        return cast("Version", await self._change(Write(key, value, ttl, match)))
+        write = Write(key, value, ttl, match)
+        # Two batches under way may overtake each other: a key's next write waits for its last.
+        if not self._writing.try_acquire(key):
+            await self._writing.acquire(key)
+        try:
+            return cast("Version", _successful(await self._writes.send(write)))
+        finally:
+            self._writing.release(key)
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         self._inner._validate("delete", key)  # noqa: SLF001
-        return cast("bool", await self._change(Write(key, None, None, match)))
+        async with self._writing.holding(key):
+            return cast("bool", _successful(await self._writes.send(Write(key, None, None, match))))
 
     async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
         for writes in rounds:
             self._inner._validate_writes("write_then_read", writes)  # noqa: SLF001
         self._inner._validate_keys("write_then_read", keys)  # noqa: SLF001
         async with self._writing.holding(*keys, *(write.key for writes in rounds for write in writes)):
-            return await self._both.submit((rounds, keys))
-
-    async def _change(self, write: Write) -> WriteResult:
-        # Two batches under way may overtake each other: a key's next write waits for its last.
-        if not self._writing.try_acquire(write.key):
-            await self._writing.acquire(write.key)
-        try:
-            joined = self._writes.join(write)
-            result = await (self._writes.submit(write) if joined is None else joined)
-        finally:
-            self._writing.release(write.key)
-        if isinstance(result, StorageError):
-            raise result
-        return result
+            return await self._both.send((rounds, keys))
 
     async def _write_one(self, write: Write) -> WriteResult:
         if write.value is None:
@@ -171,14 +165,14 @@ class _Lane(Generic[Q, R]):
         self._turns = asyncio.Semaphore(0)
         self._tasks: set[asyncio.Task[None]] = set()  # The loop itself would forget them.
 
-    def join(self, operation: Q) -> asyncio.Future[R] | None:
-        """Let an operation wait with others for who sends them: `submit` without a coroutine, as a rule. If not, None."""
-        if self._outside or len(self._waiting) >= self._max_waiting:
-            return None
-        return self._wait(operation) if self._gathering or self._under_way >= self._max_under_way else None
+    def send(self, operation: Q) -> Awaitable[R]:
+        """Do an operation, together with others if there are any; as a rule, without a coroutine for it."""
+        follows = self._gathering or self._under_way >= self._max_under_way  # Somebody else sees to it.
+        if follows and not self._outside and len(self._waiting) < self._max_waiting:
+            return self._wait(operation)
+        return self._submit(operation)
 
-    async def submit(self, operation: Q) -> R:
-        """Do an operation, together with others if there are any."""
+    async def _submit(self, operation: Q) -> R:
         if self._lonely and not self._under_way:
             return await self._go_alone(operation)  # Where nobody came the last time, nobody is waited for.
         if self._outside or len(self._waiting) >= self._max_waiting:
@@ -209,7 +203,7 @@ class _Lane(Generic[Q, R]):
 
     def _wait(self, operation: Q) -> asyncio.Future[R]:
         self._lonely = False
-        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[R] = asyncio.Future(loop=asyncio.get_running_loop())
         self._waiting.append((operation, future))
         return future
 
@@ -283,6 +277,12 @@ class _Lane(Generic[Q, R]):
             else:
                 if not future.done():
                     future.set_result(result)
+
+
+def _successful(result: WriteResult) -> Version | bool:
+    if isinstance(result, StorageError):
+        raise result
+    return result
 
 
 def _fail(batch: list[tuple[Q, asyncio.Future[R]]], error: BaseException) -> None:
