@@ -30,6 +30,7 @@ from bot_session import (
 
 from bot_session_storage_file import FileStorage
 from bot_session_storage_file._folder import _has_exactly
+from bot_session_storage_file._paths import lock_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -403,6 +404,25 @@ async def test_create_false_wants_the_folder(root: Path) -> None:
 # ---------------------------------------------------------------------- durability
 
 
+@pytest.mark.parametrize("count", [1, 5])
+async def test_what_the_disk_did_not_take_is_an_error_and_leaves_the_old_file(
+    storage: FileStorage, root: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    keys = [f"{i}42" for i in range(count)]
+    await storage.write_many([Write(key, '"old"') for key in keys])
+
+    def fsync(_: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "fsync", fsync)
+        with pytest.raises(UnavailableError) as caught:
+            await storage.write_many([Write(key, '"new"') for key in keys])
+
+    assert not caught.value.outcome_unknown
+    assert files(root) == {f"42/{key}.json": '"old"' for key in keys}, "nothing half done stays either"
+
+
 async def test_the_document_is_on_the_disk_before_its_name_and_both_before_the_answer(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -424,6 +444,7 @@ async def test_the_document_is_on_the_disk_before_its_name_and_both_before_the_a
         written = [path.partition(".bot-session-")[0] for path in seen]
         seen.clear()
         await storage.write_many([Write(f"{i}42", "1") for i in range(3)])
+        together = list(seen)
         batch = [path for path in seen if path == "root/42"]
         seen.clear()
         await storage.delete("42")
@@ -434,6 +455,7 @@ async def test_the_document_is_on_the_disk_before_its_name_and_both_before_the_a
     assert written[:2] == ["root/42/", "-> root/42/42.json"]
     assert sorted(written[2:]) == ["root", "root/42"]
     assert batch == ["root/42"], "the folder is synced once for the batch"
+    assert all(path.startswith("-> ") for path in together[3:6]), "all files are on the disk before any gets its name"
     assert deleted == ["root/42"]
     assert seen == ["-> root/43/43.json"]
 
@@ -565,6 +587,27 @@ async def test_a_lock_that_another_process_keeps_is_an_error_in_time_and_readers
     assert record is not None
     assert record.value == '"old"'
     assert files(root) == {"42/42.json": '"new"'}
+
+
+async def test_a_batch_waits_only_where_another_process_keeps_the_lock(root: Path) -> None:
+    async with FileStorage(root, timeout=60.0) as storage:
+        handle = await hold_lock_of(storage, root, "42")
+        others = [Write(f"{i}", '"new"') for i in range(10, 30)]
+        batch = asyncio.create_task(storage.write_many([others[0], Write("42", '"new"'), *others[1:]]))
+        free = [root / write.key / f"{write.key}.json" for write in others if lock_of(write.key) != lock_of("42")]
+        async with asyncio.timeout(20):
+            while not all(path.exists() for path in free):  # noqa: ASYNC110 - threads write them
+                await asyncio.sleep(0.01)
+        waiting = not batch.done()
+        old = (root / "42/42.json").read_text()
+        os.close(handle)
+        results = await batch
+
+    assert waiting
+    assert old == '"old"'
+    assert results == ['"new"'] * 21
+    assert set(files(root).values()) == {'"new"'}
+    assert len(files(root)) == 21
 
 
 async def test_a_write_that_was_cancelled_while_it_waited_never_happens(storage: FileStorage, root: Path) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from typing import Final
+import sys
+from contextlib import suppress
+from typing import Final, cast
 
-__all__ = ["create_file", "read_file"]
+__all__ = ["NewFile", "read_file", "sync_folder"]
 
 _PRIVATE: Final = 0o600
 _BINARY: Final = getattr(os, "O_BINARY", 0)  # on Windows
@@ -33,24 +35,72 @@ def read_file(path: str) -> tuple[bytes, int]:
         os.close(handle)
 
 
-def create_file(path: str, data: bytes, mode: int | None, *, fsync: bool) -> None:
-    """
-    Write a new file.
-
-    Args:
-        path: Where there is none.
-        data: What it shall hold.
-        mode: Whom it lets in; by default its owner alone.
-        fsync: Wait for the disk.
-    """
-    handle = os.open(path, _NEW, _PRIVATE)
+def sync_folder(path: str) -> None:
+    """Wait until the disk has the names of a folder's files."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        if mode not in (None, _PRIVATE):
-            os.chmod(path, mode)
-        left = memoryview(data)
-        while left:
-            left = left[os.write(handle, left) :]
-        if fsync:
-            os.fsync(handle)
+        os.fsync(handle)
     finally:
         os.close(handle)
+
+
+class NewFile:
+    """
+    A file that is written beside its place, and then put there or discarded.
+
+    Args:
+        path: Its place.
+        temporary: Where it is written, in the same folder; nothing may be there.
+        data: What it shall hold.
+        mode: Whom it lets in; by default its owner alone.
+        begin_sync: Let the disk begin with it at once: of several it has most by the time that one is waited for.
+    """
+
+    def __init__(self, path: str, temporary: str, data: bytes, mode: int | None, *, begin_sync: bool) -> None:
+        self.path = path
+        self._temporary = temporary
+        self._failure: OSError | None = None
+        self._handle: int | None = os.open(temporary, _NEW, _PRIVATE)
+        try:
+            if mode not in (None, _PRIVATE):
+                os.chmod(temporary, mode)
+            left = memoryview(data)
+            while left:
+                left = left[os.write(self._handle, left) :]
+            if begin_sync and sys.platform == "linux":
+                # What nobody needs any more is written without anybody waiting for it (mm/fadvise.c of Linux).
+                os.posix_fadvise(self._handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        except BaseException:
+            self.discard()
+            raise
+
+    def sync(self) -> None:
+        """Wait until the disk has it. If that fails, `put` raises."""
+        try:
+            os.fsync(cast("int", self._handle))
+        except OSError as error:
+            self._failure = error
+
+    def put(self) -> None:
+        """Put it in its place, instead of what is there; or else discard it."""
+        if self._failure is not None:
+            self.discard()
+            raise self._failure
+        try:
+            self._close()
+            os.replace(self._temporary, self.path)
+        except BaseException:
+            self.discard()
+            raise
+
+    def discard(self) -> None:
+        """Leave nothing of it."""
+        with suppress(OSError):  # An error on the way here tells more; what stays is swept one day.
+            self._close()
+        with suppress(OSError):
+            os.unlink(self._temporary)
+
+    def _close(self) -> None:
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            os.close(handle)

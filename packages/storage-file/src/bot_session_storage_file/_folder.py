@@ -6,19 +6,20 @@ import errno
 import math
 import os
 import secrets
-from contextlib import contextmanager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from bot_session.storage import Record, Version
 
 from ._document import Document, parse, render
-from ._files import create_file, read_file
+from ._files import NewFile, read_file, sync_folder
 from ._locks import FileLocks
 from ._paths import LOCKS, key_of, lock_of, path_of, plain_path_of, shard_of, shard_of_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["BrokenFileError", "Folder", "Found", "Trip"]
 
@@ -26,6 +27,11 @@ _LOCK_FOLDER: Final = ".locks"
 _TEMPORARY: Final = ".bot-session-"
 _WINDOWS: Final = os.name == "nt"  # where a folder cannot be synced, nor a file replaced while somebody reads it
 _NO_SUCH_NAME: Final = frozenset({errno.EINVAL, errno.EILSEQ})
+
+
+_HELPERS: Final = 8
+
+_T = TypeVar("_T")
 
 
 class BrokenFileError(Exception):
@@ -86,19 +92,36 @@ class Folder:
         self._clock = clock
         self._locks = FileLocks(os.path.join(root, _LOCK_FOLDER), LOCKS, timeout)
         self._device = 0
+        self._helpers: ThreadPoolExecutor
 
     def open(self, trip: Trip, *, create: bool) -> None:
         """Make the folder if it is missing and ``create`` says so, and remember which disk it is on."""
+        self._helpers = ThreadPoolExecutor(_HELPERS, "bot-session-file-sync")
         if create and not os.path.exists(self._root):
             self._make_folder(trip, self._root)
             self.sync(trip)
         with os.scandir(self._root):  # fails unless it is a folder that may be read
             self._device = os.stat(self._root).st_dev
 
+    def close(self) -> None:
+        """End the threads."""
+        self._helpers.shutdown()
+
     def require_same_disk(self) -> None:
         """Raise OSError if the disk is gone: it leaves an empty folder behind, where every session seems missing."""
         if os.stat(self._root).st_dev != self._device:
             raise OSError(errno.ENODEV, "its disk was unmounted, or another mounted over it", self._root)
+
+    @contextmanager
+    def locked_if_free(self, trip: Trip, locks: Iterable[int]) -> Iterator[set[int]]:
+        """Hold those of several locks that nobody has, and say which."""
+        held: set[int] = set()
+        with ExitStack() as stack:
+            for number in locks:
+                with suppress(TimeoutError):
+                    stack.enter_context(self._locks.hold(number, lambda: trip.abandoned, timeout=0))
+                    held.add(number)
+            yield held
 
     @contextmanager
     def locked(self, trip: Trip, shard: str, *, optional: bool = False) -> Iterator[None]:
@@ -138,25 +161,29 @@ class Folder:
         live = left is None or left > 0
         return Found(path, mode, document, Record(document.value, Version(document.value), left) if live else None)
 
-    def replace(self, trip: Trip, found: Found, value: str, ttl: float | None) -> None:
-        """Write a document into a new file, and put it in the place of the old one."""
+    def write(self, trip: Trip, found: Found, value: str, ttl: float | None, *, begin_sync: bool = False) -> NewFile:
+        """Write a document into a new file, which `put` puts in the place of the old one."""
         expires = None if ttl is None else math.ceil((self._clock() + ttl) * 1000)
         data = render(value, expires, tabs=found.document is not None and found.document.tabs)
         folder = os.path.dirname(found.path)
         temporary = os.path.join(folder, f"{_TEMPORARY}{secrets.token_hex(8)}")
+        begin_sync = begin_sync and self._fsync
         try:
-            try:
-                create_file(temporary, data, found.mode, fsync=self._fsync)
-            except FileNotFoundError:
-                self._make_folder(trip, folder)
-                create_file(temporary, data, found.mode, fsync=self._fsync)
-            os.replace(temporary, found.path)
-        except BaseException:
-            with suppress(OSError):  # the first error tells more, and `keys` sweeps what stays
-                os.unlink(temporary)
-            raise
+            return NewFile(found.path, temporary, data, found.mode, begin_sync=begin_sync)
+        except FileNotFoundError:
+            self._make_folder(trip, folder)
+            return NewFile(found.path, temporary, data, found.mode, begin_sync=begin_sync)
+
+    def sync_files(self, files: Sequence[NewFile]) -> None:
+        """Wait until the disk has new files, which are then to be `put`."""
+        if self._fsync:
+            self._in_parallel(NewFile.sync, files)
+
+    def put(self, trip: Trip, file: NewFile) -> None:
+        """Put a new file in its place."""
+        file.put()
         trip.wrote = True
-        trip.unsynced.add(folder)
+        trip.unsynced.add(os.path.dirname(file.path))
 
     def remove(self, trip: Trip, key: str) -> None:
         """Delete a key's file, and if grammY has written another, that as well: or it would come back."""
@@ -169,14 +196,9 @@ class Folder:
 
     def sync(self, trip: Trip) -> None:
         """Wait until the disk has the new names of files: a rename alone may be undone by a power cut."""
-        while trip.unsynced:
-            folder = trip.unsynced.pop()
-            if self._fsync and not _WINDOWS:
-                handle = os.open(folder, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
+        folders, trip.unsynced = list(trip.unsynced), set()
+        if self._fsync and not _WINDOWS:
+            self._in_parallel(sync_folder, folders)
 
     # ------------------------------------------------------------------ all files
 
@@ -222,6 +244,19 @@ class Folder:
         return found
 
     # ------------------------------------------------------------------ steps
+
+    def _in_parallel(self, wait: Callable[[_T], None], items: Sequence[_T]) -> None:
+        """Wait for the disk on behalf of each item; for several in several threads, since it can do several at once."""
+
+        def wait_for_all(share: Sequence[_T]) -> None:
+            for item in share:
+                wait(item)
+
+        if len(items) == 1:
+            wait(items[0])
+        else:
+            shares = [items[start::_HELPERS] for start in range(min(_HELPERS, len(items)))]
+            list(self._helpers.map(wait_for_all, shares))  # raises what one of them raises
 
     def _absolute(self, path: str) -> str:
         return os.path.join(self._root, path)

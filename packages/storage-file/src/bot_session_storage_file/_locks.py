@@ -65,7 +65,9 @@ class FileLocks:
         self._threads = [threading.Lock() for _ in range(count)]
 
     @contextmanager
-    def hold(self, number: int, abandoned: Callable[[], bool], *, optional: bool = False) -> Iterator[None]:
+    def hold(
+        self, number: int, abandoned: Callable[[], bool], *, optional: bool = False, timeout: float | None = None
+    ) -> Iterator[None]:
         """
         Hold a lock; threads of this process queue before the file, processes at it.
 
@@ -73,11 +75,13 @@ class FileLocks:
             number: Which.
             abandoned: Says whether the caller has gone; then the wait ends in `asyncio.CancelledError`.
             optional: Go on without it where no file may be written.
+            timeout: In place of the usual; 0 does not wait at all.
         """
-        deadline = time.monotonic() + self._timeout
+        timeout = self._timeout if timeout is None else timeout
+        deadline = time.monotonic() + timeout
         path = os.path.join(self._folder, str(number))
-        if not self._threads[number].acquire(timeout=self._timeout):
-            raise TimeoutError(f"the lock {path} was not free within {self._timeout:g} s")
+        if not self._threads[number].acquire(timeout=timeout):
+            raise TimeoutError(f"the lock {path} was not free within {timeout:g} s")
         try:
             handle = self._open(path, optional=optional)
             if handle is None:

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.request import url2pathname
 
-from bot_session.errors import ConfigurationError, StorageError, UnavailableError
+from bot_session.errors import ConfigurationError, StorageError
 from bot_session.redaction import redact_url
 from bot_session.storage import (
     ANY,
@@ -22,7 +22,6 @@ from bot_session.storage import (
     Version,
     Write,
     WriteResult,
-    holds,
     part_of_batch,
 )
 
@@ -30,9 +29,10 @@ from ._document import require_json
 from ._failures import translated
 from ._folder import Folder, Trip
 from ._paths import MAX_KEY_BYTES, lock_of, shard_of
+from ._work import Work
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from typing import Concatenate, ParamSpec, Self
 
     _P = ParamSpec("_P")
@@ -75,6 +75,8 @@ class FileStorage(Storage):
         max_key_bytes=MAX_KEY_BYTES,
     )
 
+    max_under_way = 1  # A batch is spread over the disk by itself; a second one would wait for its locks.
+
     def __init__(
         self,
         directory: str | os.PathLike[str] = "sessions",
@@ -89,6 +91,7 @@ class FileStorage(Storage):
         self._root = os.path.abspath(directory)
         self._create = create
         self._folder = Folder(self._root, timeout=timeout, fsync=fsync, clock=clock)
+        self._work = Work(self, self._folder)
         self._pool: ThreadPoolExecutor | None = None
 
     @classmethod
@@ -112,13 +115,13 @@ class FileStorage(Storage):
         if self._state != "open":
             await self._ready("read", key)
         self._validate("read", key)
-        return (await self._run(Trip("read", key), self._read_all, [key])).get(key)
+        return (await self._run(Trip("read", key), self._work.read_all, [key])).get(key)
 
     async def read_many(self, keys: Sequence[str]) -> dict[str, Record]:
         if self._state != "open":
             await self._ready("read_many")
         self._validate_keys("read_many", keys)
-        return await self._run(Trip("read_many"), self._read_all, list(dict.fromkeys(keys)))
+        return await self._run(Trip("read_many"), self._work.read_all, list(dict.fromkeys(keys)))
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         if self._state != "open":
@@ -146,7 +149,7 @@ class FileStorage(Storage):
         if self._state != "open":
             await self._ready("touch", key)
         self._validate("touch", key, ttl=ttl)
-        return await self._run(Trip("touch", key), self._touch, key, ttl)
+        return await self._run(Trip("touch", key), self._work.touch, key, ttl)
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
         async for key, _ in self._stream("read_all_keys", prefix, batch_size):
@@ -164,7 +167,7 @@ class FileStorage(Storage):
         """
         if self._state != "open":
             await self._ready("purge")
-        return await self._run(Trip("purge"), self._purge)
+        return await self._run(Trip("purge"), self._work.purge)
 
     async def _open(self) -> None:
         self._pool = ThreadPoolExecutor(_THREADS, "bot-session-file")
@@ -172,12 +175,14 @@ class FileStorage(Storage):
             await self._run(Trip("open"), self._folder.open, create=self._create)
         except BaseException:
             self._pool.shutdown(wait=False)
+            self._folder.close()
             raise
 
     async def _close(self) -> None:
         if self._pool is not None:
             # What is being written is finished first.
             await asyncio.to_thread(self._pool.shutdown)
+            await asyncio.to_thread(self._folder.close)
 
     def __repr__(self) -> str:
         return f"<FileStorage {self._root}>"
@@ -200,100 +205,40 @@ class FileStorage(Storage):
             raise
 
     async def _write_one(self, operation: str, write: Write) -> Version | bool:
-        (result,) = await self._write_all(operation, [write])
+        result = (await self._run(Trip(operation, write.key), self._work.apply_all, [write]))[0]
         if isinstance(result, StorageError):
             raise result
         return result
 
     async def _write_all(self, operation: str, writes: Sequence[Write]) -> list[WriteResult]:
-        """Split a batch by lock: each part is one trip under one lock, and the disk syncs several at once."""
+        """In one trip, in which the disk takes all together; what others have locked, in trips of its own that wait."""
+        results = await self._run(Trip(operation), self._work.apply_free, writes)
         parts: dict[int, list[int]] = {}
         for position, write in enumerate(writes):
-            parts.setdefault(lock_of(shard_of(write.key)), []).append(position)
+            if position not in results:
+                parts.setdefault(lock_of(shard_of(write.key)), []).append(position)
+        if parts and self._state != "open":
+            await self._ready(operation)
         trips = [
-            self._run(Trip(operation, writes[part[0]].key), self._apply_all, [writes[position] for position in part])
+            self._run(Trip(operation, writes[part[0]].key), self._work.apply_all, [writes[each] for each in part])
             for part in parts.values()
         ]
-        if len(trips) == 1:
-            return await trips[0]
         outcomes = await asyncio.gather(*trips, return_exceptions=True)
-        results: list[WriteResult] = [False] * len(writes)
-        for part, outcome in zip(parts.values(), outcomes, strict=True):
-            if isinstance(outcome, BaseException):
-                with part_of_batch(any(isinstance(each, list) for each in outcomes)):
+        with part_of_batch(results or any(isinstance(outcome, dict) for outcome in outcomes)):
+            for part, outcome in zip(parts.values(), outcomes, strict=True):
+                if isinstance(outcome, BaseException):
                     raise outcome
-            for position, result in zip(part, outcome, strict=True):
-                results[position] = result
-        return results
+                results.update((part[index], result) for index, result in outcome.items())
+        return [results[position] for position in range(len(writes))]
 
     async def _stream(self, operation: str, prefix: str, batch_size: int) -> AsyncIterator[tuple[str, Record]]:
         if self._state != "open":
             await self._ready(operation)
         self._validate_listing(operation, prefix, batch_size)
         trip = Trip(operation)
-        entries = self._entries(trip, prefix)
+        entries = self._work.entries(trip, prefix)
         while batch := await self._run(trip, lambda _: list(islice(entries, batch_size))):
             for entry in batch:
                 yield entry
             if self._state != "open":
                 await self._ready(operation)
-
-    # ------------------------------------------------------------------ in a thread
-
-    def _read_all(self, trip: Trip, keys: Sequence[str]) -> dict[str, Record]:
-        return {key: record for key in keys if (record := self._folder.read(trip, key)) is not None}
-
-    def _apply_all(self, trip: Trip, writes: Sequence[Write]) -> list[WriteResult]:
-        """Do what one lock guards."""
-        with self._folder.locked(trip, shard_of(writes[0].key)):
-            results = [self._attempt(trip, write) for write in writes]
-            self._folder.sync(trip)
-        return results
-
-    def _attempt(self, trip: Trip, write: Write) -> WriteResult:
-        """Do one, and return what is wrong with its file alone: the others are none the worse for it."""
-        try:
-            with translated(self, trip):
-                return self._apply(trip, write)
-        except UnavailableError:
-            raise
-        except StorageError as error:
-            return error
-
-    def _apply(self, trip: Trip, write: Write) -> WriteResult:
-        trip.key = write.key
-        found = self._folder.find(write.key, overwrite=write.match is ANY)
-        if not holds(write.match, found.record):
-            actual = None if found.record is None else found.record.version
-            return self._conflict(trip.operation, write.key, write.match, actual)
-        if write.value is not None:
-            self._folder.replace(trip, found, write.value, write.ttl)
-            return Version(write.value)
-        self._folder.remove(trip, write.key)
-        return found.record is not None or (found.mode is not None and found.document is None)
-
-    def _touch(self, trip: Trip, key: str, ttl: float | None) -> bool:
-        with self._folder.locked(trip, shard_of(key)):
-            found = self._folder.find(key)
-            if found.record is None:
-                return False
-            self._folder.replace(trip, found, found.record.value, ttl)
-            self._folder.sync(trip)
-        return True
-
-    def _entries(self, trip: Trip, prefix: str) -> Iterator[tuple[str, Record]]:
-        for key in self._folder.keys(trip, prefix):
-            if (record := self._folder.read(trip, key)) is not None:
-                yield key, record
-
-    def _purge(self, trip: Trip) -> int:
-        purged = 0
-        for key in self._folder.keys(trip, sweep=True):
-            trip.key = key
-            with self._folder.locked(trip, shard_of(key)):
-                found = self._folder.find(key, overwrite=True)
-                if found.document is not None and found.record is None:
-                    self._folder.remove(trip, key)
-                    self._folder.sync(trip)
-                    purged += 1
-        return purged

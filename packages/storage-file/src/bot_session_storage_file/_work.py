@@ -1,0 +1,147 @@
+"""What the worker threads do: whole trips, each with its own errors."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from threading import Lock
+from typing import TYPE_CHECKING, Final, TypeVar, cast
+
+from bot_session.errors import StorageError, UnavailableError
+from bot_session.storage import ANY, Record, Storage, Version, Write, WriteResult, distinct_rounds, holds
+
+from ._failures import translated
+from ._files import NewFile
+from ._paths import lock_of, shard_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from ._folder import Folder, Trip
+
+__all__ = ["Work"]
+
+_A = TypeVar("_A")
+_T = TypeVar("_T")
+
+_FILES: Final = 128
+"""New files that are open at a time: the disk takes them together, and a process may not have many more than 1,000."""
+
+
+class Work:
+    """
+    What is done with a folder.
+
+    Args:
+        storage: Whose it is, for the errors.
+        folder: The folder.
+    """
+
+    def __init__(self, storage: Storage, folder: Folder) -> None:
+        self._storage = storage
+        self._folder = folder
+        self._together = Lock()
+
+    def read_all(self, trip: Trip, keys: Sequence[str]) -> dict[str, Record]:
+        """Read several keys."""
+        return {key: record for key in keys if (record := self._folder.read(trip, key)) is not None}
+
+    def entries(self, trip: Trip, prefix: str) -> Iterator[tuple[str, Record]]:
+        """Read all keys that start with ``prefix``."""
+        for key in self._folder.keys(trip, prefix):
+            if (record := self._folder.read(trip, key)) is not None:
+                yield key, record
+
+    def apply_free(self, trip: Trip, writes: Sequence[Write]) -> dict[int, WriteResult]:
+        """Do those whose locks nobody has, and return their results by position."""
+        locks = [lock_of(shard_of(write.key)) for write in writes]
+        with self._folder.locked_if_free(trip, set(locks)) as held:
+            return self._apply(
+                trip, [(position, writes[position]) for position, lock in enumerate(locks) if lock in held]
+            )
+
+    def apply_all(self, trip: Trip, writes: Sequence[Write]) -> dict[int, WriteResult]:
+        """Do what one lock guards, once it is free."""
+        with self._folder.locked(trip, shard_of(writes[0].key)):
+            return self._apply(trip, list(enumerate(writes)))
+
+    def touch(self, trip: Trip, key: str, ttl: float | None) -> bool:
+        """Give a document a new TTL, and say whether there was one."""
+        with self._folder.locked(trip, shard_of(key)):
+            found = self._folder.find(key)
+            if found.record is None:
+                return False
+            self._folder.put(trip, self._folder.write(trip, found, found.record.value, ttl))
+            self._folder.sync(trip)
+        return True
+
+    def purge(self, trip: Trip) -> int:
+        """Delete the files of expired documents, and say how many there were."""
+        purged = 0
+        for key in self._folder.keys(trip, sweep=True):
+            trip.key = key
+            with self._folder.locked(trip, shard_of(key)):
+                found = self._folder.find(key, overwrite=True)
+                if found.document is not None and found.record is None:
+                    self._folder.remove(trip, key)
+                    self._folder.sync(trip)
+                    purged += 1
+        return purged
+
+    # ------------------------------------------------------------------ writing
+
+    def _apply(self, trip: Trip, writes: Sequence[tuple[int, Write]]) -> dict[int, WriteResult]:
+        """Do what the locks that are held guard, and return the results by position."""
+        results: dict[int, WriteResult] = {}
+        for operations in distinct_rounds([write for _, write in writes]):
+            for start in range(0, len(operations), _FILES):
+                for index, result in self._apply_together(trip, operations[start : start + _FILES]).items():
+                    results[writes[index][0]] = result
+        self._folder.sync(trip)
+        return results
+
+    def _apply_together(self, trip: Trip, operations: Sequence[tuple[int, Write]]) -> dict[int, WriteResult]:
+        """Write all new files before the first is waited for: the disk does together what it would do one by one."""
+        results: dict[int, WriteResult] = {}
+        files: dict[int, NewFile] = {}
+        with self._together if len(operations) > 1 else nullcontext():
+            try:
+                for position, write in operations:
+                    begun = self._attempt(self._begin, trip, write, len(operations) > 1)
+                    if isinstance(begun, NewFile):
+                        files[position] = begun
+                    else:
+                        results[position] = begun
+                self._folder.sync_files(list(files.values()))
+                for position, write in operations:
+                    if position in files:
+                        results[position] = self._attempt(self._finish, trip, write, files.pop(position))
+            finally:
+                for file in files.values():
+                    file.discard()
+        return results
+
+    def _attempt(self, step: Callable[[Trip, Write, _A], _T], trip: Trip, write: Write, more: _A) -> _T | StorageError:
+        """Do a step, and return what is wrong with this file alone: the others are none the worse for it."""
+        trip.key = write.key
+        try:
+            with translated(self._storage, trip):
+                return step(trip, write, more)
+        except UnavailableError:
+            raise
+        except StorageError as error:
+            return error
+
+    def _begin(self, trip: Trip, write: Write, several: bool) -> NewFile | WriteResult:
+        """Do one up to a new file that waits to be put in its place, if that is what it takes."""
+        found = self._folder.find(write.key, overwrite=write.match is ANY)
+        if not holds(write.match, found.record):
+            actual = None if found.record is None else found.record.version
+            return self._storage._conflict(trip.operation, write.key, write.match, actual)  # noqa: SLF001
+        if write.value is not None:
+            return self._folder.write(trip, found, write.value, write.ttl, begin_sync=several)
+        self._folder.remove(trip, write.key)
+        return found.record is not None or (found.mode is not None and found.document is None)
+
+    def _finish(self, trip: Trip, write: Write, file: NewFile) -> Version:
+        self._folder.put(trip, file)
+        return Version(cast("str", write.value))
