@@ -85,7 +85,8 @@ WITH given AS MATERIALIZED (SELECT * FROM json_to_recordset($1::text::json)
                             AS op(key text, value text, ttl float8, version text, kind text)),
      locked AS (SELECT FROM {table} AS t WHERE t.{key} = ANY(ARRAY(SELECT key FROM given)) ORDER BY t.{key} COLLATE "C"
                 FOR NO KEY UPDATE),
-     op AS (SELECT given.* FROM given, (SELECT count(*) FROM locked) AS all_locked),
+     all_locked AS MATERIALIZED (SELECT count(*) FROM locked),
+     op AS MATERIALIZED (SELECT given.* FROM given, all_locked),
      {parts}
 {results}"""
 WRITING: Mapping[Kind, tuple[str, str]] = {
