@@ -250,7 +250,7 @@ class Statements:
             _Operation(write.key, write.value, seconds(write.ttl), _version(write.match), _kind(write))
             for write in writes
         ]
-        kinds = {operation.kind for operation in operations}
+        kinds: set[Kind] = {operation.kind for operation in operations}
         return self.write_many[kinds.pop() if len(kinds) == 1 else None], as_json(operations)
 
 
