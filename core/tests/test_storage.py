@@ -58,8 +58,7 @@ class TestOpening:
 class Narrow(MemoryStorage):
     """Has limits that its capabilities do not tell."""
 
-    def _validate(self, operation, key, value="", ttl=None):
-        super()._validate(operation, key, value, ttl)
+    def _validate_own(self, operation, key, value, ttl):
         if "x" in key:
             raise InvalidKeyError("no x", operation=operation, key=key)
         if "x" in value:
@@ -75,6 +74,10 @@ class TestValidation:
             await storage.write_many([Write("1", "1"), Write("x", "1")])
         with pytest.raises(ValueTooLargeError):
             await storage.write_many([Write("1", "1"), Write("2", "x")])
+        with pytest.raises(InvalidKeyError):
+            await storage.read("x")
+        with pytest.raises(ValueTooLargeError):
+            await storage.write("1", "x")
 
         assert [] == [key async for key in storage.read_all_keys()]
 

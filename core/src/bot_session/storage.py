@@ -189,7 +189,7 @@ class Storage(ABC):
     """How many such batches are on their way at a time: as one is handled by the backend, the next is being sent."""
 
     _has_own_limits: bool = True
-    """Whether `_validate` is overridden with limits beyond `Capabilities`; an instance may know that it has none."""
+    """Whether `_validate_own` is overridden; an instance may know that it has no such limits."""
 
     _state: Literal["new", "open", "closed"] = "new"
     _open_lock: asyncio.Lock | None = None
@@ -511,7 +511,7 @@ class Storage(ABC):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls._has_own_limits = cls._validate is not Storage._validate
+        cls._has_own_limits = cls._validate_own is not Storage._validate_own
 
     def _validate(self, operation: str, key: str, value: str = _NO_DOCUMENT, ttl: float | None = None) -> None:
         """
@@ -534,16 +534,30 @@ class Storage(ABC):
                 raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
         if ttl is not None and not is_ttl(ttl):
             raise ValueError(f"ttl must be seconds above 0 and up to a hundred years, or None for ever; not {ttl!r}")
-        if value is _NO_DOCUMENT:
-            return
-        if not isinstance(value, str):
-            raise TypeError(f"a document is JSON text, not {type(value).__name__}")
-        limit = limits.max_value_bytes
-        # A character takes at most four bytes, so most documents need no encoding to be known as short enough.
-        if limit is not None and len(value) * 4 > limit and (size := len(value.encode())) > limit:
-            raise ValueTooLargeError(
-                f"the document has {size:,} bytes, the limit is {limit:,}", operation=operation, key=key, storage=self
-            )
+        if value is not _NO_DOCUMENT:
+            if not isinstance(value, str):
+                raise TypeError(f"a document is JSON text, not {type(value).__name__}")
+            limit = limits.max_value_bytes
+            # A character takes at most four bytes, so most documents need no encoding to be known as short enough.
+            if limit is not None and len(value) * 4 > limit and (size := len(value.encode())) > limit:
+                problem = f"the document has {size:,} bytes, the limit is {limit:,}"
+                raise ValueTooLargeError(problem, operation=operation, key=key, storage=self)
+        if self._has_own_limits:
+            self._validate_own(operation, key, value, ttl)
+
+    def _validate_own(self, operation: str, key: str, value: str, ttl: float | None) -> None:  # noqa: B027
+        """
+        Refuse what is beyond limits that `Capabilities` has no words for: for adapters.
+
+        Args:
+            operation: The method that was called.
+            key: The key; with the rest, good as far as `_validate` can tell.
+            value: The document; empty where there is none.
+            ttl: Seconds to live.
+
+        Raises:
+            StorageError: It is beyond them.
+        """
 
     def _validate_keys(self, operation: str, keys: Collection[str]) -> None:
         """`_validate` for several keys: one look at all of them tells, as a rule, that all are good."""

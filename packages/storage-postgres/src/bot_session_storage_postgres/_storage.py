@@ -255,10 +255,7 @@ class PostgresStorage(Storage):
     def ddl(self) -> str:
         return "".join(f"{statement};\n" for statement in self._table.ddl())
 
-    def _validate(self, operation: str, key: str, value: str = "", ttl: float | None = None) -> None:
-        super()._validate(operation, key, value, ttl)
-        if not self._has_own_limits:
-            return
+    def _validate_own(self, operation: str, key: str, value: str, ttl: float | None) -> None:
         found = self._found
         if found.key_room is not None and len(key) > found.key_room:
             problem = f"the key has {len(key):,} characters, the column takes {found.key_room:,}"
