@@ -11,6 +11,7 @@ from rich.console import Console
 from . import plot, report
 from .growth import grow
 from .rounds import STORAGES, compare, place
+from .workload import KEYS
 
 _SIZES = [10**3, 10**4, 10**5, 10**6]
 
@@ -27,13 +28,14 @@ def main() -> None:
     name, folder = options.name or ("quick" if options.quick else "latest"), Path(__file__).parent / "results"
     storages = options.only or STORAGES
     rounds, seconds = options.rounds or (3 if options.quick else 7), 0.1 if options.quick else 0.2
+    stored = KEYS[:1_000] if options.quick else KEYS
     results = report.Results(report.machine() | {"rounds": str(rounds)}, {}, [], [])
     console = Console()
     for storage in storages:
         with console.status(f"{storage}: everybody in turn"), place(storage) as (where, version):
             results.servers[storage] = version
             if options.skip != "rates":
-                results.series += asyncio.run(compare(storage, where, rounds=rounds, seconds=seconds))
+                results.series += asyncio.run(compare(storage, where, rounds=rounds, seconds=seconds, stored=stored))
         if options.skip != "sizes":
             with console.status(f"{storage}: more and more sessions"):
                 results.sizes += grow(storage, [size for size in _SIZES if size <= _most(storage, options.quick)])

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .workload import KEYS, InProcess, Profile
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
     from contextlib import AbstractAsyncContextManager
 
 __all__ = ["PEERS"]
@@ -85,11 +85,7 @@ async def ptb_file(folder: str) -> AsyncIterator[Any]:
 
     only = PersistenceInput(bot_data=False, user_data=False, callback_data=False)
     persistence: PicklePersistence[Any, Any, Any] = PicklePersistence(f"{folder}.pickle", only, on_flush=True)
-    everything = {int(key): dataclasses.asdict(Profile()) for key in KEYS}
-    for chat, data in everything.items():
-        await persistence.update_chat_data(chat, {**data})
-    await persistence.flush()
-    persistence.on_flush = False
+    everything: dict[int, dict[str, Any]] = {}
 
     async def change(key: str) -> None:
         chat = int(key)
@@ -98,8 +94,12 @@ async def ptb_file(folder: str) -> AsyncIterator[Any]:
         await persistence.update_chat_data(chat, {**data})
 
     class Filled(InProcess):
-        async def fill(self) -> None:
-            pass
+        async def fill(self, keys: Sequence[str] = KEYS) -> None:
+            everything.update((int(key), dataclasses.asdict(Profile())) for key in keys)
+            for chat, data in everything.items():
+                await persistence.update_chat_data(chat, {**data})
+            await persistence.flush()
+            persistence.on_flush = False
 
     yield Filled("PTB PicklePersistence", {"change": change}, most_in_flight=1)
 

@@ -67,7 +67,7 @@ def url_for(storage: str, where: str) -> str:
 
 
 @contextlib.asynccontextmanager
-async def _contenders(storage: str, where: str) -> AsyncIterator[list[Contender]]:
+async def _contenders(storage: str, where: str, stored: Sequence[str] = KEYS) -> AsyncIterator[list[Contender]]:
     async with contextlib.AsyncExitStack() as stack:
         node = grammy.contender(storage, f"{where}-grammy" if storage == "file" else where)
         peers = [peer(where) for peer in PEERS.get(storage, [])]
@@ -76,11 +76,13 @@ async def _contenders(storage: str, where: str) -> AsyncIterator[list[Contender]
         entered: list[Contender | None] = [await stack.enter_async_context(maker) for maker in makers]
         found = [contender for contender in entered if contender is not None]
         for contender in found:
-            await contender.fill()
+            await contender.fill(stored)
         yield found
 
 
-async def compare(storage: str, where: str, *, rounds: int, seconds: float) -> list[Series]:
+async def compare(
+    storage: str, where: str, *, rounds: int, seconds: float, stored: Sequence[str] = KEYS
+) -> list[Series]:
     """
     Let everybody do everything: ours first in the results, then the bare driver, then the peers.
 
@@ -89,8 +91,9 @@ async def compare(storage: str, where: str, *, rounds: int, seconds: float) -> l
         where: As `place` gives it.
         rounds: How often.
         seconds: How long each piece of work is to take.
+        stored: The keys of the sessions that are there.
     """
-    async with _contenders(storage, where) as contenders:
+    async with _contenders(storage, where, stored) as contenders:
         tasks = [
             (contender, Series(storage, contender.name, work, in_flight))
             for work, levels in IN_FLIGHT.items()
@@ -98,7 +101,7 @@ async def compare(storage: str, where: str, *, rounds: int, seconds: float) -> l
             for contender in contenders
             if work in contender.works and in_flight <= contender.most_in_flight
         ]
-        keys = _Keys()
+        keys = _Keys(stored)
         sizes = [await _size(contender, series, keys, seconds) for contender, series in tasks]
         for turn in range(rounds):
             # Back and forth, so that nobody always comes after the same.
@@ -111,8 +114,8 @@ async def compare(storage: str, where: str, *, rounds: int, seconds: float) -> l
 class _Keys:
     """Keys for every kind of work: the stored ones round and round, new ones each only once."""
 
-    def __init__(self) -> None:
-        self._stored = itertools.cycle(KEYS)
+    def __init__(self, stored: Sequence[str] = KEYS) -> None:
+        self._stored = itertools.cycle(stored)
         self._new = map(str, itertools.count(10**10))
 
     def take(self, work: Work, size: int) -> Sequence[str]:

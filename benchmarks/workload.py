@@ -91,9 +91,9 @@ class Contender:
         """Handle one update for each key, so many at a time."""
         raise NotImplementedError
 
-    async def fill(self) -> None:
-        """Store a session under each of `KEYS`."""
-        await self.run("new", KEYS, min(500, self.most_in_flight))
+    async def fill(self, keys: Sequence[str] = KEYS) -> None:
+        """Store a session under each key."""
+        await self.run("new", keys, min(500, self.most_in_flight))
 
 
 class InProcess(Contender):
