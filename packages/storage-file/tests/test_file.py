@@ -450,6 +450,9 @@ async def test_the_document_is_on_the_disk_before_its_name_and_both_before_the_a
         await storage.delete("42")
         deleted = list(seen)
         seen.clear()
+        await storage.touch("042", 60)
+        touched = [path.partition(".bot-session-")[0] for path in seen]
+        seen.clear()
         await FileStorage(root, fsync=False).write("43", "1")
 
     assert written[:2] == ["root/42/", "-> root/42/42.json"]
@@ -457,6 +460,7 @@ async def test_the_document_is_on_the_disk_before_its_name_and_both_before_the_a
     assert batch == ["root/42"], "the folder is synced once for the batch"
     assert all(path.startswith("-> ") for path in together[3:6]), "all files are on the disk before any gets its name"
     assert deleted == ["root/42"]
+    assert touched == ["root/42/", "-> root/42/042.json", "root/42"]
     assert seen == ["-> root/43/43.json"]
 
 

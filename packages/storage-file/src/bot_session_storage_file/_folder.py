@@ -28,8 +28,8 @@ _TEMPORARY: Final = ".bot-session-"
 _WINDOWS: Final = os.name == "nt"  # where a folder cannot be synced, nor a file replaced while somebody reads it
 _NO_SUCH_NAME: Final = frozenset({errno.EINVAL, errno.EILSEQ})
 
-
 _HELPERS: Final = 8
+"""Threads that wait for the disk."""
 
 _T = TypeVar("_T")
 
@@ -92,7 +92,7 @@ class Folder:
         self._clock = clock
         self._locks = FileLocks(os.path.join(root, _LOCK_FOLDER), LOCKS, timeout)
         self._device = 0
-        self._helpers: ThreadPoolExecutor
+        self._helpers: ThreadPoolExecutor | None = None
 
     def open(self, trip: Trip, *, create: bool) -> None:
         """Make the folder if it is missing and ``create`` says so, and remember which disk it is on."""
@@ -103,9 +103,10 @@ class Folder:
         with os.scandir(self._root):  # fails unless it is a folder that may be read
             self._device = os.stat(self._root).st_dev
 
-    def close(self) -> None:
+    def close(self, *, wait: bool = True) -> None:
         """End the threads."""
-        self._helpers.shutdown()
+        if self._helpers is not None:
+            self._helpers.shutdown(wait=wait)
 
     def require_same_disk(self) -> None:
         """Raise OSError if the disk is gone: it leaves an empty folder behind, where every session seems missing."""
@@ -173,6 +174,12 @@ class Folder:
         except FileNotFoundError:
             self._make_folder(trip, folder)
             return NewFile(found.path, temporary, data, found.mode, begin_sync=begin_sync)
+
+    def replace(self, trip: Trip, found: Found, value: str, ttl: float | None) -> None:
+        """Write a document into a new file, and put it in the place of the old one once the disk has it."""
+        file = self.write(trip, found, value, ttl)
+        self.sync_files([file])
+        self.put(trip, file)
 
     def sync_files(self, files: Sequence[NewFile]) -> None:
         """Wait until the disk has new files, which are then to be `put`."""
@@ -252,8 +259,8 @@ class Folder:
             for item in share:
                 wait(item)
 
-        if len(items) == 1:
-            wait(items[0])
+        if len(items) < 2 or self._helpers is None:
+            wait_for_all(items)
         else:
             shares = [items[start::_HELPERS] for start in range(min(_HELPERS, len(items)))]
             list(self._helpers.map(wait_for_all, shares))  # raises what one of them raises

@@ -175,7 +175,7 @@ class FileStorage(Storage):
             await self._run(Trip("open"), self._folder.open, create=self._create)
         except BaseException:
             self._pool.shutdown(wait=False)
-            self._folder.close()
+            self._folder.close(wait=False)
             raise
 
     async def _close(self) -> None:

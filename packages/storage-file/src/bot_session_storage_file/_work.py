@@ -70,7 +70,7 @@ class Work:
             found = self._folder.find(key)
             if found.record is None:
                 return False
-            self._folder.put(trip, self._folder.write(trip, found, found.record.value, ttl))
+            self._folder.replace(trip, found, found.record.value, ttl)
             self._folder.sync(trip)
         return True
 
