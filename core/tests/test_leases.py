@@ -9,15 +9,19 @@ import pytest
 from bot_session import (
     ConfigurationError,
     ConflictError,
+    EncodeError,
     LockTimeoutError,
     MemoryStorage,
     ObservedStorage,
     PrefixedStorage,
     SchemaError,
+    Seal,
     Sessions,
     StorageWrapper,
     UnavailableError,
+    generate_key,
 )
+from bot_session.codec import Codec
 from bot_session.leases import LEASE_PREFIX, Lease
 
 
@@ -156,6 +160,16 @@ class TestTaking:
         with pytest.raises(ZeroDivisionError):
             async with sessions.open("42"):
                 raise ZeroDivisionError
+
+        assert [] == [key async for key in sessions.storage.read_all_keys()]
+
+    async def test_what_cannot_be_sealed_gives_the_lease_back(self, process, monkeypatch):
+        sessions = process(seal=Seal(generate_key()), lock_timeout=0.2)
+        with pytest.raises(EncodeError, match="surrogate"):
+            async with sessions.open("42") as session:
+                session.data["n"] = 1
+                monkeypatch.setattr(Codec, "encode", lambda *_: '"\ud800"')
+                monkeypatch.setattr(Codec, "verify", lambda *_: None)
 
         assert [] == [key async for key in sessions.storage.read_all_keys()]
 

@@ -240,7 +240,7 @@ class Documents(Generic[T]):
             The version of what is stored now; None after a delete.
 
         Raises:
-            EncodeError: It cannot be sealed.
+            EncodeError: When called: it cannot be sealed. The lease is as it was.
             ConflictError: The match failed.
             StorageError: It could not be written.
         """

@@ -308,11 +308,11 @@ class Session(Generic[T]):
             stored = Loaded()
         else:
             match = ABSENT if stored.version is None else stored.version
-        lease = None
+        putting = documents.put(self._place, target, match, stored.envelope, self._lease if last else None)
         if last:
-            lease, self._lease = self._lease, None
+            self._lease = None  # From here on `put` gives it back; what cannot be sealed has not come so far.
         try:
-            stored.version = await documents.put(self._place, target, match, stored.envelope, lease)
+            stored.version = await putting
         except ConflictError as conflict:
             settled, stored.version = await documents.settle(self._place, self._base, target, conflict)
             if settled != target:
