@@ -36,9 +36,8 @@ class RetryingStorage(StorageWrapper):
 
     Reading is always safe, and so is `touch`, which done twice is as done once. Writing is safe only when the error says
     that nothing has happened; a write whose outcome is unknown is never repeated, since another writer may have written
-    the same value meanwhile. Pauses grow from
-    hundredths of a second to half a second, and nothing is tried again after ``budget`` seconds. Iteration, which
-    cannot be resumed, passes through.
+    the same value meanwhile. A pause is as long as all before it, from hundredths of a second to half a second, and
+    nothing is tried again after ``budget`` seconds. Iteration, which cannot be resumed, passes through.
 
     Args:
         inner: The storage to wrap.
