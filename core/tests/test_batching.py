@@ -13,6 +13,7 @@ from bot_session import (
     Sessions,
     StorageWrapper,
     UnavailableError,
+    Version,
     Write,
 )
 
@@ -122,7 +123,7 @@ class TestBatches:
 
     async def test_memory_does_not_grow_with_those_who_wait(self):
         counted = Counted()
-        storage = BatchedStorage(counted, max_waiting=10)
+        storage = BatchedStorage(counted, max_batch=2, max_under_way=1, max_waiting=10)
         counted.gate.clear()
         readers = [asyncio.create_task(storage.read(str(i))) for i in range(50)]
         await asyncio.sleep(0.01)
@@ -176,6 +177,22 @@ class TestEachCallerAlone:
         assert ("1", "1") == (a, c)
         assert isinstance(b, ConflictError)
         assert "b" == b.key
+
+    async def test_a_conflict_in_a_batch_is_raised_not_returned(self):
+        storage = BatchedStorage(MemoryStorage())
+        await storage.write("b", "0")
+        raised = []
+
+        async def attempt(operation, key):
+            try:
+                await operation
+            except ConflictError:
+                raised.append(key)
+
+        await asyncio.gather(*(attempt(storage.write(key, "1", match=ABSENT), key) for key in "abc"))
+        await asyncio.gather(*(attempt(storage.delete(key, match=Version("2")), key) for key in "abc"))
+
+        assert ["b", "a", "b", "c"] == raised
 
     async def test_deletes_tell_whether_there_was_anything(self):
         storage = BatchedStorage(MemoryStorage())

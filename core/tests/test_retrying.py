@@ -1,5 +1,7 @@
 """RetryingStorage: what is safe is tried again, for a moment; what is not is not."""
 
+from types import SimpleNamespace
+
 import pytest
 from bot_session import (
     ABSENT,
@@ -11,6 +13,7 @@ from bot_session import (
     UnavailableError,
     Write,
 )
+from bot_session.wrappers import retrying
 
 
 class Failing(StorageWrapper):
@@ -134,3 +137,21 @@ async def test_a_conflict_is_an_answer():
         await storage.write("42", "2", match=ABSENT)
 
     assert 2 == failing.calls
+
+
+async def test_pauses_double_up_to_half_a_second_and_end_with_the_budget(monkeypatch):
+    now, pauses = 0.0, []
+
+    async def sleep(pause):
+        nonlocal now
+        now += pause
+        pauses.append(round(pause, 3))
+
+    monkeypatch.setattr(retrying, "time", SimpleNamespace(monotonic=lambda: now))
+    monkeypatch.setattr(retrying, "asyncio", SimpleNamespace(sleep=sleep))
+    monkeypatch.setattr(retrying, "random", SimpleNamespace(uniform=lambda _, longest: longest))
+    inner = Failing(*(UnavailableError("away") for _ in range(50)))
+    with pytest.raises(UnavailableError, match="away"):
+        await RetryingStorage(inner).read("42")
+
+    assert [0.02, 0.02, 0.04, 0.08, 0.16, 0.32, 0.5, 0.5] == pauses
