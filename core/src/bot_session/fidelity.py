@@ -1,0 +1,227 @@
+"""
+Fidelity: what certainly comes back from JSON as it was, told by looking at it.
+
+Before data is stored it must be known that it will come back. Reading the document back tells it of all data, and costs
+more than the first reading did. Of data that consists of JSON's own types, the classes of the values tell it too: that is
+several times as fast, if the code is written out for the type, as `dataclasses` writes an ``__eq__``.
+
+>>> from dataclasses import dataclass
+>>> @dataclass
+... class Pizza:
+...     count: int = 0
+...     toppings: list[str] | None = None
+>>> look = look_for(types.type_info(Pizza))
+>>> look(Pizza(1, ["ham"])), look(Pizza(1, ("ham",))), look(Pizza(True))
+(True, False, False)
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import inspect
+import keyword
+from datetime import UTC, date, datetime
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from uuid import UUID
+
+import msgspec
+from msgspec import inspect as types
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+__all__ = ["Look", "is_json", "is_plain", "look_for"]
+
+Look: TypeAlias = "Callable[[Any], bool]"
+"""Says of data whether it certainly comes back as it was. False is no verdict: then reading it back has to tell."""
+
+_SCALARS: Final = frozenset({str, int, bool, type(None)})
+"""Of such a value its class tells everything. Not so of a float: JSON has no NaN and no infinities."""
+
+_STR: Final = frozenset({str})
+
+_LOOKS: Final = (
+    (types.AnyType(), "is_json({0})"),
+    (types.StrType(), "type({0}) is str"),
+    (types.IntType(), "type({0}) is int"),
+    (types.BoolType(), "type({0}) is bool"),
+    (types.NoneType(), "{0} is None"),
+    (types.FloatType(), "type({0}) is float and isfinite({0})"),
+    (types.BytesType(), "type({0}) is bytes"),
+    (types.UUIDType(), "type({0}) is UUID"),
+    (types.DateType(), "type({0}) is date"),
+    (types.DateTimeType(), "type({0}) is datetime and {0}.tzinfo in naive_or_utc"),
+)
+"""How to look at a value of these types, if no constraint goes with them. Other time zones come back as offsets."""
+
+
+def is_plain(info: types.Type) -> bool:
+    """Whether a type says nothing beyond JSON: any value, or lists and dicts of such."""
+    match info:
+        case types.AnyType():
+            return True
+        case types.DictType(key_type=key, value_type=value):
+            return isinstance(key, (types.AnyType, types.StrType)) and is_plain(value)
+        case types.ListType(item_type=item):
+            return is_plain(item)
+    return False
+
+
+def is_json(data: Any, deepest: int = 100) -> bool:
+    """
+    Whether data is what JSON brings back without being told a type: no subclasses, no NaN.
+
+    Args:
+        data: The data.
+        deepest: How many containers within containers there may be. By default, far fewer than any decoder takes.
+    """
+    level = [data]
+    for _ in range(deepest):
+        inner: list[Any] = []
+        for part in level:
+            kind = type(part)
+            if kind is dict:
+                if not _STR.issuperset(map(type, part)):
+                    return False
+                inner += part.values()
+            elif kind is list:
+                inner += part
+            elif kind not in _SCALARS and (kind is not float or not isfinite(part)):
+                return False
+        if not inner:
+            return True
+        level = inner
+    return False
+
+
+_USED: Final = {
+    "is_json": is_json,
+    "isfinite": isfinite,
+    "UUID": UUID,
+    "date": date,
+    "datetime": datetime,
+    "naive_or_utc": (None, UTC),
+}
+"""What the looks are made of, besides the classes of the data."""
+
+
+def look_for(info: types.Type) -> Look | None:
+    """
+    Make the look for a type.
+
+    It raises `AttributeError` if an object has lost an attribute.
+
+    Returns:
+        The look; None if it takes reading back to tell of each value: because of what the type says beyond JSON's own
+        (constraints, dates, enums), of code that runs when an object is made, or of a class that holds itself.
+    """
+    try:
+        return _Writer().look(info)
+    except (_NoLookError, RecursionError):
+        return None
+
+
+class _NoLookError(Exception):
+    """It takes reading back to tell."""
+
+
+class _Writer:
+    """Writes functions, line by line, and keeps the names of what they use."""
+
+    def __init__(self) -> None:
+        self._names: dict[str, Any] = dict(_USED)
+
+    def look(self, info: types.Type) -> Look:
+        """Write a look; if there is none, `_NoLookError` or `RecursionError` is raised."""
+        body = [*self._lines(info, "data"), "return True"]
+        exec("\n".join(["def look(data):", *_indented(body)]), self._names)  # noqa: S102 - the texts are all here
+        look: Look = self._names.pop("look")
+        return look
+
+    def _name(self, kind: str, meaning: object = None) -> str:
+        name = f"{kind}_{len(self._names)}"
+        self._names[name] = meaning
+        return name
+
+    def _lines(self, info: types.Type, value: str) -> Iterator[str]:
+        """Write statements that return False if a value is not as it must be. It is named by an expression."""
+        condition = self._condition(info, value)
+        if condition:
+            yield _unless(condition)
+            return
+        match info:
+            case types.ListType(item_type=item) if info == types.ListType(item):
+                name = self._name("item")
+                yield _unless(f"type({value}) is list")
+                yield f"for {name} in {value}:"
+                yield from _indented(self._lines(item, name))
+            case types.DictType(key_type=types.StrType() as key, value_type=item) if info == types.DictType(key, item):
+                key_name, name = self._name("key"), self._name("item")
+                yield _unless(f"type({value}) is dict")
+                yield f"for {key_name}, {name} in {value}.items():"
+                yield from _indented([*self._lines(key, key_name), *self._lines(item, name)])
+            case types.TypedDictType(fields=fields):
+                yield from self._lines_for_typed_dict(fields, value)
+            case types.DataclassType(cls=cls, fields=fields) | types.StructType(cls=cls, fields=fields):
+                yield from self._lines_for_object(cls, fields, value)
+            case _:
+                raise _NoLookError
+
+    def _condition(self, info: types.Type, value: str) -> str | None:
+        """Write the look as an expression, if it can be one."""
+        for simple, look in _LOOKS:
+            if info == simple:
+                return look.format(value)
+        if isinstance(info, types.UnionType):
+            # What a union chooses from differs in JSON too: msgspec allows no others.
+            return " or ".join(self._condition(choice, value) or self._call(choice, value) for choice in info.types)
+        if isinstance(info, types.EnumType) and not issubclass(info.cls, enum.Flag):
+            return f"type({value}) is {self._name('class', info.cls)}"
+        if isinstance(info, (types.ListType, types.DictType)) and is_plain(info):
+            return f"type({value}) is {'list' if isinstance(info, types.ListType) else 'dict'} and is_json({value})"
+        return None
+
+    def _call(self, info: types.Type, value: str) -> str:
+        return f"{self._name('look', self.look(info))}({value})"
+
+    def _lines_for_typed_dict(self, fields: tuple[types.Field, ...], value: str) -> Iterator[str]:
+        required = self._name("required", {field.name for field in fields if field.required})
+        allowed = self._name("allowed", {field.name for field in fields})
+        yield _unless(f"type({value}) is dict and {required} <= {value}.keys() <= {allowed}")
+        for field in fields:
+            yield f"if {field.name!r} in {value}:"
+            yield from _indented(self._lines_for_part(field.type, f"{value}[{field.name!r}]"))
+
+    def _lines_for_object(self, cls: type, fields: tuple[types.Field, ...], value: str) -> Iterator[str]:
+        if not _is_transparent(cls, fields):
+            raise _NoLookError
+        yield _unless(f"type({value}) is {self._name('class', cls)}")
+        for field in fields:
+            yield from self._lines_for_part(field.type, f"{value}.{field.name}")
+
+    def _lines_for_part(self, info: types.Type, part: str) -> Iterator[str]:
+        name = self._name("part")
+        yield f"{name} = {part}"
+        yield from self._lines(info, name)
+
+
+def _unless(condition: str) -> str:
+    return f"if not ({condition}): return False"
+
+
+def _indented(lines: Iterable[str]) -> list[str]:
+    return [f"    {line}" for line in lines]
+
+
+def _is_transparent(cls: type, fields: tuple[types.Field, ...]) -> bool:
+    """Whether an object is its fields and no more: nothing else happens when it is encoded, or made again."""
+    if issubclass(cls, msgspec.Struct):
+        whole = not cls.__struct_config__.omit_defaults
+    else:
+        whole = dataclasses.is_dataclass(cls) and len(dataclasses.fields(cls)) == len(fields)
+    named = all(field.name.isidentifier() and not keyword.iskeyword(field.name) for field in fields)
+    attributes = [inspect.getattr_static(cls, field.name, None) for field in fields]
+    computed = any(inspect.isdatadescriptor(found) and not inspect.ismemberdescriptor(found) for found in attributes)
+    return whole and named and not computed and not hasattr(cls, "__post_init__")
