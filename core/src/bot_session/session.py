@@ -15,12 +15,13 @@ from .errors import ConflictError, SessionClosedError, SessionKeyError
 from .storage import ABSENT, ANY
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Coroutine, Sequence
+    from typing import Self
 
     from .desk import Slot
     from .leases import Lease
     from .sessions import Sessions
-    from .storage import Match
+    from .storage import Match, Version
 
 __all__ = ["KeylessSession", "LazySession", "Session"]
 
@@ -163,10 +164,7 @@ class Session(Generic[T]):
             StorageError: The storage could not be written.
         """
         self._check()
-        await self._settle()
-        storing = self._storing(last=False)
-        if storing is not None:
-            await storing
+        await self._conclude(save=True, last=False)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.key!r}{' (closed)' if self._closed else ''}>"
@@ -186,46 +184,72 @@ class Session(Generic[T]):
             if self._data is _UNSET:
                 await self.fill()
 
-    async def fill(self) -> None:
-        """Read what is stored, or make initial data. Whatever is assigned meanwhile stands."""
-        documents = self._sessions.documents
-        if not self._cleared:
-            if self._held or self._lock_at_once():
-                record = await documents.storage.read(self._place)
-            else:
-                await self.hold()
-                record = await documents.read(self._place, self._lease)
-            stored = documents.unpack_at_once(self._place, record) or await documents.unpack(self._place, record)
-            self._stored = stored
-            self._base = text = stored.text
-            self.is_new = not stored.found
-            if stored.found and self._data is _UNSET and not self._cleared:
-                self._data, self._baseline, self._canonical = stored.data, text, stored.canonical
-        if self._data is _UNSET:
-            data = await documents.initial_data(self._context)
-            if self._data is _UNSET:
-                self._begin(data)
+    async def fill(self, *, entering: bool = False) -> Self:
+        """
+        Read what is stored, or make initial data. Whatever is assigned meanwhile stands.
 
-    async def finish(self, *, save: bool) -> None:
+        Args:
+            entering: Whether the update begins with it, and is over if it fails.
+
+        Returns:
+            Itself.
+        """
+        try:
+            if not self._cleared:
+                documents = self._sessions.documents
+                if self._held or self._lock_at_once():
+                    record = await documents.storage.read(self._place)
+                else:
+                    await self.hold()
+                    record = await documents.read(self._place, self._lease)
+                self._take(documents.unpack_at_once(self._place, record) or await documents.unpack(self._place, record))
+            if self._data is _UNSET:
+                data = await self._sessions.documents.initial_data(self._context)
+                if self._data is _UNSET:
+                    self._begin(data)
+        except BaseException:
+            if entering:
+                await self.finish(save=False)
+            raise
+        return self
+
+    def finish(self, *, save: bool) -> Coroutine[Any, Any, None]:
         """End one of its openings. At the last, save if wanted; then let others at the session, whatever happened."""
         self.depth -= 1
-        if self.depth > 0:
-            return
+        return self._conclude(save=save and self.depth == 0, last=self.depth == 0)
+
+    async def _conclude(self, *, save: bool, last: bool) -> None:
         try:
             if save:
                 if self._filling is not None or self._promise is not None:
                     await self._settle()
-                storing = self._storing(last=True)
-                if storing is not None:
-                    await storing
+                target = self._target()
+                if target is not _UNSET:
+                    if not self._held and not self._lock_at_once():
+                        await self.hold()
+                    try:
+                        version = await self._put(target, last)
+                    except ConflictError as conflict:
+                        target, version = await self._settle_conflict(target, conflict)
+                    if not last:
+                        self._keep(target, version)
+                elif self._sessions.renew == "use":
+                    await self._renew()
         finally:
-            self._closed = True
-            self._sessions.desk.leave(self)
-            if self._lease is not None:
-                await self._unlock()
-            elif self._held:
-                self._held = False
-                self._sessions.desk.locks.release(self.place)
+            unlocking = self._close() if last else None
+            if unlocking is not None:
+                await unlocking
+
+    def _close(self) -> Awaitable[None] | None:
+        """End it, and let others at the session; what this returns is still to be waited for."""
+        self._closed = True
+        self._sessions.desk.leave(self)
+        if self._lease is not None:
+            return self._unlock()
+        if self._held:
+            self._held = False
+            self._sessions.desk.locks.release(self.place)
+        return None
 
     async def hold(self) -> None:
         """Take the locks that saving or loading needs, unless this session has them."""
@@ -267,6 +291,14 @@ class Session(Generic[T]):
 
     # ------------------------------------------------------------------ its data
 
+    def _take(self, stored: Loaded[T]) -> None:
+        """Start with what was read."""
+        self._stored = stored
+        self._base = stored.text
+        self.is_new = not stored.found
+        if stored.found and self._data is _UNSET and not self._cleared:
+            self._data, self._baseline, self._canonical = stored.data, stored.text, stored.canonical
+
     def _begin(self, data: T) -> None:
         """Start with initial data, which is not worth storing until it is changed."""
         self._data, self._canonical = data, True
@@ -289,36 +321,34 @@ class Session(Generic[T]):
             async with self._filling:
                 pass
 
-    def _storing(self, *, last: bool) -> Awaitable[None] | None:
-        """Begin to save, the `last` time or not: what is still to be waited for; None if nothing changed."""
-        target = self._target()
-        if target is not _UNSET:
-            return self._store(target, last)
-        return self._renew() if self._sessions.renew == "use" else None
-
-    async def _store(self, target: str | None, last: bool) -> None:
-        documents = self._sessions.documents
+    def _put(self, target: str | None, last: bool) -> Awaitable[Version | None]:
+        """Begin to write, the `last` time or not, and return what is still to be waited for."""
+        documents, stored = self._sessions.documents, self._stored
         if target is not None:
             documents.verify(self._place, self._data, target)
-        if not self._held and not self._lock_at_once():
-            await self.hold()
-        match: Match = ANY
-        stored = self._stored
+        match: Match
         if stored is None:
-            stored = Loaded()
+            match, envelope = ANY, None
         else:
-            match = ABSENT if stored.version is None else stored.version
-        putting = documents.put(self._place, target, match, stored.envelope, self._lease if last else None)
+            match, envelope = ABSENT if stored.version is None else stored.version, stored.envelope
+        putting = documents.put(self._place, target, match, envelope, self._lease if last else None)
         if last:
             self._lease = None  # From here on `put` gives it back; what cannot be sealed has not come so far.
-        try:
-            stored.version = await putting
-        except ConflictError as conflict:
-            settled, stored.version = await documents.settle(self._place, self._base, target, conflict)
-            if settled != target:
-                target = settled
-                self._data = cast("T", None if settled is None else documents.codec.decode(settled))
-        self._stored, stored.left = stored, documents.ttl
+        return putting
+
+    async def _settle_conflict(self, target: str | None, conflict: ConflictError) -> tuple[str | None, Version | None]:
+        documents = self._sessions.documents
+        settled, version = await documents.settle(self._place, self._base, target, conflict)
+        if settled != target:
+            self._data = cast("T", None if settled is None else documents.codec.decode(settled))
+        return settled, version
+
+    def _keep(self, target: str | None, version: Version | None) -> None:
+        """Go on with what was stored."""
+        stored = self._stored
+        if stored is None:
+            stored = self._stored = Loaded()
+        stored.version, stored.left = version, self._sessions.documents.ttl
         self._base = target
         if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
             self._baseline = target
@@ -406,10 +436,10 @@ class LazySession(Session[T]):
         self._drop_promise()
         super().clear()
 
-    async def finish(self, *, save: bool) -> None:
+    def finish(self, *, save: bool) -> Coroutine[Any, Any, None]:
         if not save and self.depth == 1:
             self._drop_promise()
-        await super().finish(save=save)
+        return super().finish(save=save)
 
     async def hold(self) -> None:
         if not self._held:

@@ -35,9 +35,9 @@ from .storage import ABSENT, ANY, Storage, is_ttl
 from .wrappers import RetryingStorage, locate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
     from decimal import Decimal
-    from types import CoroutineType, TracebackType
+    from types import TracebackType
     from typing import Unpack
 
     from .codec import Codec
@@ -69,23 +69,31 @@ class Opening(Generic[S_co]):
         self._context = context
         self._passthrough = passthrough
 
-    async def __aenter__(self) -> S_co:
+    # Both return coroutines of the session's own, and are none themselves: that is one less for every update.
+
+    def __aenter__(self) -> Coroutine[Any, Any, S_co]:
         sessions = self._sessions
         session: Any = sessions.desk.take(self._kind, sessions, self._key, self._context)
         self._session: S_co = session
+        if self._kind is Session:
+            return session.fill(entering=True) if session.depth == 1 else self._enter_again()
+        return self._enter_lazily()
+
+    async def _enter_again(self) -> S_co:
         try:
-            if self._kind is Session:
-                await (session.fill() if session.depth == 1 else session.load())
+            await self._session.load()
         except BaseException:
-            await session.finish(save=False)
+            await self._session.finish(save=False)
             raise
+        return self._session
+
+    async def _enter_lazily(self) -> S_co:
         return self._session
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> CoroutineType[Any, Any, None]:
-        save = error is None or isinstance(error, self._passthrough)
-        return self._session.finish(save=save)  # type: ignore[return-value]  # mypy knows coroutines by another name
+    ) -> Coroutine[Any, Any, None]:
+        return self._session.finish(save=error is None or isinstance(error, self._passthrough))
 
 
 class NoOpening:
