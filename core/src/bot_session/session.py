@@ -227,12 +227,14 @@ class Session(Generic[T]):
                 if target is not _UNSET:
                     if not self._held and not self._lock_at_once():
                         await self.hold()
+                    settled = target
                     try:
                         version = await self._put(target, last)
                     except ConflictError as conflict:
-                        target, version = await self._settle_conflict(target, conflict)
+                        settling = self._sessions.documents.settle(self._place, self._base, target, conflict)
+                        settled, version = await settling
                     if not last:
-                        self._keep(target, version)
+                        self._keep(target, settled, version)
                 elif self._sessions.renew == "use":
                     await self._renew()
         finally:
@@ -333,22 +335,20 @@ class Session(Generic[T]):
             match, envelope = ABSENT if stored.version is None else stored.version, stored.envelope
         putting = documents.put(self._place, target, match, envelope, self._lease if last else None)
         if last:
-            self._lease = None  # From here on `put` gives it back; what cannot be sealed has not come so far.
+            # From here on `put` gives the lease back; what cannot be sealed has not come so far. And whoever still
+            # changes the data is told that it is too late. Dropped here, it is not there twice for as long as it takes.
+            self._lease = self._stored = None
+            self._data, self._closed = _UNSET, True
         return putting
 
-    async def _settle_conflict(self, target: str | None, conflict: ConflictError) -> tuple[str | None, Version | None]:
-        documents = self._sessions.documents
-        settled, version = await documents.settle(self._place, self._base, target, conflict)
-        if settled != target:
-            self._data = cast("T", None if settled is None else documents.codec.decode(settled))
-        return settled, version
-
-    def _keep(self, target: str | None, version: Version | None) -> None:
-        """Go on with what was stored."""
-        stored = self._stored
+    def _keep(self, mine: str | None, target: str | None, version: Version | None) -> None:
+        """Go on with what was stored in place of ``mine``: the same, unless there was a conflict."""
+        documents, stored = self._sessions.documents, self._stored
+        if target != mine:
+            self._data = cast("T", None if target is None else documents.codec.decode(target))
         if stored is None:
             stored = self._stored = Loaded()
-        stored.version, stored.left = version, self._sessions.documents.ttl
+        stored.version, stored.left = version, documents.ttl
         self._base = target
         if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
             self._baseline = target

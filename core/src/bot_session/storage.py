@@ -182,8 +182,11 @@ class Storage(ABC):
     driver_query: ClassVar[bool] = False
     """Whether the options of a URL that are none of `from_url`'s own belong to the driver. If not, they are errors."""
 
-    max_batch: ClassVar[int] = 128
-    """How many operations `BatchedStorage` sends to it at once: more gain nothing, and make all in the batch wait."""
+    max_batch: ClassVar[int] = 64
+    """
+    How many operations `BatchedStorage` sends to it at once. More make all in the batch wait, and the objects of so many
+    updates that go on together wake Python's garbage collector.
+    """
 
     max_under_way: ClassVar[int] = 2
     """How many such batches are on their way at a time: as one is handled by the backend, the next is being sent."""
