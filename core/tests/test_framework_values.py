@@ -22,7 +22,9 @@ scalars = (
     | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=10)
     | st.binary(max_size=10)
-    | st.datetimes(timezones=st.none() | st.timedeltas(timedelta(hours=-23), timedelta(hours=23)).map(timezone))
+    | st.datetimes(
+        timezones=st.none() | st.integers(-82_800, 82_800).map(lambda offset: timezone(timedelta(0, offset)))
+    )
     | st.dates()
     | st.times()
     | st.timedeltas()
@@ -95,6 +97,7 @@ class Size(IntEnum):
         ({"a": defaultdict(int)}, r"data\['a'\] is a collections.defaultdict"),
         ({"a": float("nan")}, r"data\['a'\] is nan"),
         ({"a": datetime(2026, 1, 1, tzinfo=ZoneInfo("Europe/Berlin"))}, r"data\['a'\] is a time in Europe/Berlin"),
+        ({"a": datetime(2026, 1, 1, tzinfo=timezone(timedelta(microseconds=1)))}, r"data\['a'\] .* microseconds"),
         ({"a": time(1, tzinfo=UTC)}, r"data\['a'\] is a time of day"),
         ({Size.LARGE: 1}, "a key of data is a .*Size"),
         ({"a": {"data": object()}}, r"data\['a'\]\['data'\] is a object"),

@@ -22,7 +22,7 @@ from bot_session import (
     UnavailableError,
     by_user,
 )
-from bot_session.storage import MAX_TTL
+from bot_session.storage import ANY, MAX_TTL
 
 
 @dataclass
@@ -318,6 +318,34 @@ class TestFailing:
 
         with pytest.raises(SessionClosedError):
             session.data.count += 1
+
+    async def test_a_change_while_it_is_saved_at_the_end_comes_too_late_and_is_told_so(self):
+        writing, go_on = asyncio.Event(), asyncio.Event()
+
+        class Slow(MemoryStorage):
+            async def write(self, key, value, *, ttl=None, match=ANY):
+                writing.set()
+                await go_on.wait()
+                return await super().write(key, value, ttl=ttl, match=match)
+
+        sessions = Sessions(Slow(), initial=Pizza)
+        opened = []
+
+        async def handle():
+            async with sessions.open("42") as session:
+                opened.append(session)
+                session.data.count += 1
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(handle())
+            await writing.wait()
+            with pytest.raises(SessionClosedError):
+                opened[0].data.count += 1
+            with pytest.raises(SessionClosedError):
+                await opened[0].get()
+            go_on.set()
+
+        assert Pizza(1) == await sessions.read("42")
 
 
 class TestInitial:

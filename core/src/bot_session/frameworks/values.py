@@ -111,6 +111,9 @@ def _inside(error: EncodeError, key: Any) -> EncodeError:
 def _datetime_to_json(value: datetime) -> Any:
     if value.tzinfo is not None and type(value.tzinfo) is not timezone:
         raise EncodeError(f"data is a time in {value.tzinfo}, of which only the offset would come back: use UTC")
+    offset = value.utcoffset()
+    if offset is not None and offset.microseconds:  # datetime.fromisoformat reads less than a second as none
+        raise EncodeError(f"data is a time in {value.tzinfo}, whose offset would come back without its microseconds")
     return _folded(value)
 
 
