@@ -6,7 +6,7 @@ import errno
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from bot_session.errors import InvalidKeyError, SchemaError, UnavailableError
+from bot_session.errors import InvalidKeyError, SchemaError, StorageError, UnavailableError
 
 from ._folder import BrokenFileError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from ._folder import Trip
 
-__all__ = ["translated"]
+__all__ = ["translated", "translation"]
 
 _WRONG: Final = frozenset({errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP})
 
@@ -27,13 +27,25 @@ def translated(storage: Storage, trip: Trip) -> Iterator[None]:
     """Raise what goes wrong on a trip as an error of ours."""
     try:
         yield
-    except BrokenFileError as error:
-        raise SchemaError(str(error), operation=trip.operation, key=trip.key, storage=storage) from error.__cause__
-    except OSError as error:
-        where: dict[str, Any] = {"operation": trip.operation, "key": trip.key, "storage": storage}
-        reason = ": ".join(part for part in (error.strerror, error.filename) if part) or str(error)
-        if error.errno == errno.ENAMETOOLONG:
-            raise InvalidKeyError(f"the key is too long for this disk ({reason})", **where) from error
-        if error.errno in _WRONG or (error.errno == errno.ENOENT and trip.operation == "open"):
-            raise SchemaError(reason, **where) from error
-        raise UnavailableError(reason, **where, outcome_unknown=trip.wrote) from error
+    except (BrokenFileError, OSError) as error:
+        failure = translation(error, storage, trip)
+        raise failure from failure.__cause__
+
+
+def translation(error: BrokenFileError | OSError, storage: Storage, trip: Trip) -> StorageError:
+    """Return an error of ours, with its cause, for what went wrong on a trip."""
+    where: dict[str, Any] = {"operation": trip.operation, "key": trip.key, "storage": storage}
+    failure: StorageError
+    if isinstance(error, BrokenFileError):
+        failure = SchemaError(str(error), **where)
+        failure.__cause__ = error.__cause__
+        return failure
+    reason = ": ".join(part for part in (error.strerror, error.filename) if part) or str(error)
+    if error.errno == errno.ENAMETOOLONG:
+        failure = InvalidKeyError(f"the key is too long for this disk ({reason})", **where)
+    elif error.errno in _WRONG or (error.errno == errno.ENOENT and trip.operation == "open"):
+        failure = SchemaError(reason, **where)
+    else:
+        failure = UnavailableError(reason, **where, outcome_unknown=trip.wrote)
+    failure.__cause__ = error
+    return failure

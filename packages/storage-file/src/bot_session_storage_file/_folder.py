@@ -88,6 +88,7 @@ class Folder:
 
     def __init__(self, root: str, *, timeout: float, fsync: bool, clock: Callable[[], float]) -> None:
         self._root = root
+        self._before = os.path.join(root, "")
         self._fsync = fsync
         self._clock = clock
         self._locks = FileLocks(os.path.join(root, _LOCK_FOLDER), LOCKS, timeout)
@@ -266,7 +267,7 @@ class Folder:
             list(self._helpers.map(wait_for_all, shares))  # raises what one of them raises
 
     def _absolute(self, path: str) -> str:
-        return os.path.join(self._root, path)
+        return self._before + path
 
     def _locate(self, key: str) -> tuple[str, tuple[bytes, int] | None]:
         """Return the path of a key's file, and what `read_file` says of it; None if there is none."""

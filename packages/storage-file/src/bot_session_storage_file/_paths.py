@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from typing import Final
 from urllib.parse import unquote
 from zlib import crc32
@@ -34,12 +35,17 @@ _ENCODED: Final = re.compile(rb"[^0-9a-z_.-]")
 _DEVICE: Final = re.compile(r"(con|prn|aux|nul|com[0-9]|lpt[0-9])(\.|$)")  # Windows takes con.json for the console
 _NOT_ON_WINDOWS: Final = re.compile(r'[<>:"\\|?*\x00-\x1f]|[ .]$')
 
+_REMEMBERED: Final = 4_096
+"""Of how many keys it is remembered where they rest: an update asks for it three times."""
 
+
+@lru_cache(_REMEMBERED)
 def shard_of(key: str) -> str:
     """Return the last two characters as JavaScript counts them; half of one is U+FFFD, as Node.js writes it."""
     return key.encode("utf-16-le")[-4:].decode("utf-16-le", "replace")
 
 
+@lru_cache(_REMEMBERED)
 def path_of(key: str) -> str:
     """Return where ``key`` rests, unless grammY has written it."""
     name = _encode(key)

@@ -75,7 +75,7 @@ class FileStorage(Storage):
         max_key_bytes=MAX_KEY_BYTES,
     )
 
-    max_under_way = 1  # A batch is spread over the disk by itself; a second one would wait for its locks.
+    max_batch, max_under_way = 512, 1  # A batch is spread over the disk by itself; a second would wait for its locks.
 
     def __init__(
         self,

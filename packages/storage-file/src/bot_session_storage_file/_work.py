@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, TypeVar, cast
 from bot_session.errors import StorageError, UnavailableError
 from bot_session.storage import ANY, Record, Storage, Version, Write, WriteResult, distinct_rounds, holds
 
-from ._failures import translated
+from ._failures import translation
 from ._files import NewFile
+from ._folder import BrokenFileError
 from ._paths import lock_of, shard_of
 
 if TYPE_CHECKING:
@@ -124,12 +125,12 @@ class Work:
         """Do a step, and return what is wrong with this file alone: the others are none the worse for it."""
         trip.key = write.key
         try:
-            with translated(self._storage, trip):
-                return step(trip, write, more)
-        except UnavailableError:
-            raise
-        except StorageError as error:
-            return error
+            return step(trip, write, more)
+        except (BrokenFileError, OSError) as error:
+            failure = translation(error, self._storage, trip)
+            if isinstance(failure, UnavailableError):
+                raise failure from error
+            return failure
 
     def _begin(self, trip: Trip, write: Write, several: bool) -> NewFile | WriteResult:
         """Do one up to a new file that waits to be put in its place, if that is what it takes."""
