@@ -4,9 +4,9 @@ import enum
 import math
 from collections import OrderedDict
 from dataclasses import dataclass, field, make_dataclass
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone, tzinfo
 from decimal import Decimal
-from typing import Annotated, Any, Literal, NamedTuple, NotRequired, TypedDict
+from typing import Annotated, Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -19,6 +19,8 @@ from bot_session.fidelity import look_for
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import inspect as types
+
+T = TypeVar("T")
 
 
 class Size(enum.Enum):
@@ -157,6 +159,72 @@ def test_whatever_might_come_back_as_something_else_is_not(changes):
     assert not seen(Order(**changes))
 
 
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (dict[str, dict[str, Any]], {"a": {"b": 1}}, {"a": "b"}),
+        (dict[str, list], {"a": [1]}, {"a": 1}),
+        (list[dict], [{"a": 1}], [1]),
+        (list[list[list]], [[[1]]], [[1]]),
+        (dict, {"a": [1]}, []),
+        (list, [{}], {}),
+        (Seen, {"count": 1}, {Text("count"): 1}),
+    ],
+    ids=str,
+)
+def test_what_is_in_containers_is_looked_at_as_well(kind, good, bad):
+    look = look_for(types.type_info(kind))
+
+    assert look(good)
+    assert not look(bad)
+
+
+class Page(msgspec.Struct, Generic[T]):
+    items: list[T] = []
+
+
+@dataclass
+class Sheet(Generic[T]):
+    page: Page[T] = field(default_factory=Page)
+
+
+def test_generic_classes_are_seen():
+    look = look_for(types.type_info(Sheet[int]))
+
+    assert look(Sheet(Page([1])))
+    assert not look(Sheet(Page(["1"])))
+    assert Sheet(Page([1])) == Codec(Sheet[int]).decode(Codec(Sheet[int]).encode(Sheet(Page([1]))))
+
+
+def test_types_may_be_nested_deeply():
+    kind, data = int, 1
+    for _ in range(150):
+        kind, data = list[kind], [data]
+
+    assert look_for(types.type_info(kind))(data)
+
+
+def test_a_class_that_is_there_many_times_is_looked_into_once():
+    kind = int
+    for number in range(30):  # 2 ** 30 ways lead to the innermost
+        kind = make_dataclass(f"Level{number}", [("left", kind), ("right", kind)])
+
+    assert look_for(types.type_info(kind)) is not None
+
+
+def test_the_code_of_a_time_zone_is_not_run():
+    class Strange(tzinfo):
+        def utcoffset(self, moment):
+            return timedelta(0)
+
+        def __eq__(self, other):
+            raise ZeroDivisionError
+
+        __hash__ = None
+
+    assert not seen(Order(when=datetime(2020, 1, 1, tzinfo=Strange())))
+
+
 def test_an_object_of_a_subclass_is_not():
     class Special(Line):
         pass
@@ -227,12 +295,45 @@ class Point(NamedTuple):
 
 
 Strange = msgspec.defstruct("Strange", [("class", int, 0)])
+Ligature = msgspec.defstruct("Ligature", [("\ufb01", float), ("fi", float)])  # Python reads the first as the second.
+
+
+@dataclass
+class Items(list):
+    count: int = 0
+
+
+@attrs.define(slots=False)
+class Inherited(Line):
+    more: int = 0
+
+
+class Renamed(str, enum.Enum):  # noqa: UP042 - not what a StrEnum is
+    """What is written of a member is "Apple", and what is read is "a"."""
+
+    def __new__(cls, code, label):
+        member = str.__new__(cls, label)
+        member._value_ = code
+        return member
+
+    APPLE = ("a", "Apple")
+
+
+class Swapped(int, enum.Enum):
+    def __new__(cls, code, rank):
+        member = int.__new__(cls, rank)
+        member._value_ = code
+        return member
+
+    LOW = (1, 2)
+    HIGH = (2, 1)
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        *(Shouting, Computed, Node, Sparse, Late, Shop, Model, Point, Strange),
+        *(Shouting, Computed, Node, Sparse, Late, Shop, Model, Point, Strange, Ligature, Items, Inherited),
+        *(Renamed, Swapped, Any | Line, list[Any | Size]),
         *(Decimal, timedelta, set[str], tuple[int, str], frozenset[int], Rights, Literal["a"]),
         *(dict[int, str], dict[UUID, int], dict[Literal["a"], int], list[Decimal], list[int] | None | Decimal),
         *(
@@ -245,6 +346,8 @@ Strange = msgspec.defstruct("Strange", [("class", int, 0)])
                 (datetime, {"tz": True}),
                 (list[int], {"max_length": 3}),
                 (dict[str, int], {"max_length": 3}),
+                (dict, {"min_length": 1}),
+                (list[Any], {"min_length": 1}),
             ]
         ),
         list[Annotated[int, msgspec.Meta(ge=0)]],

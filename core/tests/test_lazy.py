@@ -254,6 +254,28 @@ class TestAssigning:
 
         assert [] == storage.calls
 
+    async def test_what_is_changed_while_it_waits_for_its_turn_at_the_end_is_stored(self, sessions):
+        leave, opened = asyncio.Event(), []
+
+        async def hold():
+            async with sessions.open("42"):
+                await leave.wait()
+
+        async def assign():
+            async with sessions.open("42", lazy=True) as session:
+                opened.append(session)
+                session.data = Pizza(1)
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(hold())
+            await turns()
+            tasks.create_task(assign())
+            await turns()
+            opened[0].data.count = 2
+            leave.set()
+
+        assert Pizza(2) == await sessions.read("42")
+
 
 class TestAssigningAnAwaitable:
     async def test_it_is_awaited_before_saving(self, storage, sessions):

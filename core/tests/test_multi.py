@@ -426,6 +426,36 @@ class TestLocks:
 
         assert User("x" * 20) == await users.read("7")
 
+    @pytest.mark.parametrize("lazy", [False, True])
+    @pytest.mark.parametrize("turns", range(12))
+    async def test_whenever_it_is_cancelled_it_lets_others_in(self, multi, users, turns, lazy):
+        async def handle():
+            async with multi.open(KEYS, lazy=lazy) as sessions:
+                (await sessions.user.get()).name = "Anna"
+
+        task = asyncio.create_task(handle())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert 0 == len(users.desk.locks)
+        async with asyncio.timeout(1), multi.open(KEYS):
+            pass
+
+    @pytest.mark.parametrize("lazy", [False, True])
+    async def test_cancelled_as_it_ends_it_lets_others_in(self, storage, multi, users, lazy):
+        async def handle():
+            async with multi.open(KEYS, lazy=lazy) as sessions:
+                (await sessions.user.get()).name = "Anna"
+                asyncio.current_task().cancel()
+
+        await asyncio.wait([asyncio.create_task(handle())])
+
+        assert 0 == len(users.desk.locks)
+        async with asyncio.timeout(1), multi.open(KEYS) as sessions:
+            assert "" == sessions.user.data.name
+
 
 class TestWithinEachOther:
     @pytest.mark.parametrize("lazy", [False, True])

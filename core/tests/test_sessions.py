@@ -319,6 +319,22 @@ class TestFailing:
         with pytest.raises(SessionClosedError):
             session.data.count += 1
 
+    async def test_an_entering_or_leaving_that_never_began_has_no_effect(self, sessions):
+        async def cancelled(step):
+            task = asyncio.ensure_future(step)
+            task.cancel()
+            await asyncio.wait([task])
+
+        opening = sessions.open("42")
+        await cancelled(opening.__aenter__())
+        async with opening as session:
+            session.data.count += 1
+            await cancelled(opening.__aexit__(None, None, None))
+            session.data.count += 1
+
+        assert Pizza(2) == await sessions.read("42")
+        assert 0 == len(sessions.desk.locks)
+
     async def test_a_change_while_it_is_saved_at_the_end_comes_too_late_and_is_told_so(self):
         writing, go_on = asyncio.Event(), asyncio.Event()
 

@@ -53,7 +53,7 @@ class Codec(Generic[T]):
         try:
             info = types.type_info(data_type)
             self._decoder: msgspec.json.Decoder[T] = msgspec.json.Decoder(data_type, dec_hook=_from_foreign)
-        except (TypeError, NameError) as error:
+        except (TypeError, ValueError, NameError, NotImplementedError) as error:
             raise ConfigurationError(f"session data cannot be of type {_name(data_type)}: {error}") from error
         if isinstance(info, types.CustomType) and not _is_pydantic(info.cls):
             raise ConfigurationError(

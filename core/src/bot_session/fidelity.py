@@ -21,6 +21,7 @@ import dataclasses
 import enum
 import inspect
 import keyword
+import typing
 from datetime import UTC, date, datetime
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
@@ -52,7 +53,10 @@ _LOOKS: Final = (
     (types.BytesType(), "type({0}) is bytes"),
     (types.UUIDType(), "type({0}) is UUID"),
     (types.DateType(), "type({0}) is date"),
-    (types.DateTimeType(), "type({0}) is datetime and {0}.tzinfo in naive_or_utc"),
+    (types.DateTimeType(), "type({0}) is datetime and ({0}.tzinfo is None or {0}.tzinfo is UTC)"),
+    (types.ListType(types.AnyType()), "type({0}) is list and is_json({0})"),
+    (types.DictType(types.AnyType(), types.AnyType()), "type({0}) is dict and is_json({0})"),
+    (types.DictType(types.StrType(), types.AnyType()), "type({0}) is dict and is_json({0})"),
 )
 """How to look at a value of these types, if no constraint goes with them. Other time zones come back as offsets."""
 
@@ -102,7 +106,8 @@ _USED: Final = {
     "UUID": UUID,
     "date": date,
     "datetime": datetime,
-    "naive_or_utc": (None, UTC),
+    "UTC": UTC,
+    "text": _STR,
 }
 """What the looks are made of, besides the classes of the data."""
 
@@ -123,19 +128,28 @@ def look_for(info: types.Type) -> Look | None:
         return None
 
 
+_CLASSES: Final = (types.TypedDictType, types.DataclassType, types.StructType)
+
+
 class _NoLookError(Exception):
     """It takes reading back to tell."""
 
 
 class _Writer:
-    """Writes functions, line by line, and keeps the names of what they use."""
+    """Writes functions, line by line, and keeps what they use by name. `_NoLookError` ends it."""
 
     def __init__(self) -> None:
         self._names: dict[str, Any] = dict(_USED)
+        self._looks: dict[Any, str | None] = {}  # For each class the name of its look; None while that is written.
 
     def look(self, info: types.Type) -> Look:
-        """Write a look; if there is none, `_NoLookError` or `RecursionError` is raised."""
-        body = [*self._lines(info, "data"), "return True"]
+        if isinstance(info, _CLASSES):
+            look: Look = self._names[self._look_of_class(info)]
+            return look
+        return self._function(self._lines(info, "data"))
+
+    def _function(self, lines: Iterable[str]) -> Look:
+        body = [*lines, "return True"]
         exec("\n".join(["def look(data):", *_indented(body)]), self._names)  # noqa: S102 - the texts are all here
         look: Look = self._names.pop("look")
         return look
@@ -146,65 +160,88 @@ class _Writer:
         return name
 
     def _lines(self, info: types.Type, value: str) -> Iterator[str]:
-        """Write statements that return False if a value is not as it must be. It is named by an expression."""
-        condition = self._condition(info, value)
-        if condition:
-            yield _unless(condition)
-            return
+        """Write statements that return False if a value, which an expression names, is not as it must be."""
+        item = _item_of(info)
+        if item is None or _simple(info) is not None:
+            yield _unless(self._condition(info, value))
+        elif isinstance(info, types.ListType):
+            yield _unless(f"type({value}) is list")
+            yield from self._loop(item, value)
+        else:
+            yield _unless(f"type({value}) is dict and text.issuperset(map(type, {value}))")
+            yield from self._loop(item, f"{value}.values()")
+
+    def _loop(self, item: types.Type, items: str) -> Iterator[str]:
+        name = self._name("item")
+        yield f"for {name} in {items}:"
+        yield from _indented([_unless(self._condition(item, name))])
+
+    def _condition(self, info: types.Type, value: str) -> str:
+        """Write the look at a value as an expression."""
+        simple = _simple(info)
+        if simple is not None:
+            return simple.format(value)
         match info:
-            case types.ListType(item_type=item) if info == types.ListType(item):
-                name = self._name("item")
-                yield _unless(f"type({value}) is list")
-                yield f"for {name} in {value}:"
-                yield from _indented(self._lines(item, name))
-            case types.DictType(key_type=types.StrType() as key, value_type=item) if info == types.DictType(key, item):
-                key_name, name = self._name("key"), self._name("item")
-                yield _unless(f"type({value}) is dict")
-                yield f"for {key_name}, {name} in {value}.items():"
-                yield from _indented([*self._lines(key, key_name), *self._lines(item, name)])
-            case types.TypedDictType(fields=fields):
-                yield from self._lines_for_typed_dict(fields, value)
-            case types.DataclassType(cls=cls, fields=fields) | types.StructType(cls=cls, fields=fields):
-                yield from self._lines_for_object(cls, fields, value)
-            case _:
-                raise _NoLookError
+            case types.UnionType(types=choices) if types.AnyType() not in choices:
+                # What a union chooses from differs in JSON too: msgspec allows no others.
+                return " or ".join(self._condition(choice, value) for choice in choices)
+            case types.EnumType(cls=cls) if _comes_back(cls):
+                return f"type({value}) is {self._name('class', cls)}"
+        if _item_of(info) is not None:
+            return f"{self._name('look', self.look(info))}({value})"
+        if isinstance(info, _CLASSES):
+            return f"{self._look_of_class(info)}({value})"
+        raise _NoLookError
 
-    def _condition(self, info: types.Type, value: str) -> str | None:
-        """Write the look as an expression, if it can be one."""
-        for simple, look in _LOOKS:
-            if info == simple:
-                return look.format(value)
-        if isinstance(info, types.UnionType):
-            # What a union chooses from differs in JSON too: msgspec allows no others.
-            return " or ".join(self._condition(choice, value) or self._call(choice, value) for choice in info.types)
-        if isinstance(info, types.EnumType) and not issubclass(info.cls, enum.Flag):
-            return f"type({value}) is {self._name('class', info.cls)}"
-        if isinstance(info, (types.ListType, types.DictType)) and is_plain(info):
-            return f"type({value}) is {'list' if isinstance(info, types.ListType) else 'dict'} and is_json({value})"
-        return None
+    def _look_of_class(self, info: types.TypedDictType | types.DataclassType | types.StructType) -> str:
+        """Write the look of a class, once, and return its name."""
+        if info.cls not in self._looks:
+            self._looks[info.cls] = None
+            if isinstance(info, types.TypedDictType):
+                lines = self._lines_for_typed_dict(info.fields)
+            else:
+                lines = self._lines_for_object(typing.get_origin(info.cls) or info.cls, info.fields)
+            self._looks[info.cls] = self._name("look", self._function(lines))
+        name = self._looks[info.cls]
+        if name is None:
+            raise _NoLookError  # It holds itself.
+        return name
 
-    def _call(self, info: types.Type, value: str) -> str:
-        return f"{self._name('look', self.look(info))}({value})"
-
-    def _lines_for_typed_dict(self, fields: tuple[types.Field, ...], value: str) -> Iterator[str]:
+    def _lines_for_typed_dict(self, fields: tuple[types.Field, ...]) -> Iterator[str]:
         required = self._name("required", {field.name for field in fields if field.required})
         allowed = self._name("allowed", {field.name for field in fields})
-        yield _unless(f"type({value}) is dict and {required} <= {value}.keys() <= {allowed}")
+        yield _unless(
+            f"type(data) is dict and text.issuperset(map(type, data)) and {required} <= data.keys() <= {allowed}"
+        )
         for field in fields:
-            yield f"if {field.name!r} in {value}:"
-            yield from _indented(self._lines_for_part(field.type, f"{value}[{field.name!r}]"))
+            yield f"if {field.name!r} in data:"
+            yield from _indented(self._lines_for_part(field.type, f"data[{field.name!r}]"))
 
-    def _lines_for_object(self, cls: type, fields: tuple[types.Field, ...], value: str) -> Iterator[str]:
+    def _lines_for_object(self, cls: type, fields: tuple[types.Field, ...]) -> Iterator[str]:
         if not _is_transparent(cls, fields):
             raise _NoLookError
-        yield _unless(f"type({value}) is {self._name('class', cls)}")
+        yield _unless(f"type(data) is {self._name('class', cls)}")
         for field in fields:
-            yield from self._lines_for_part(field.type, f"{value}.{field.name}")
+            yield from self._lines_for_part(field.type, f"data.{field.name}")
 
     def _lines_for_part(self, info: types.Type, part: str) -> Iterator[str]:
         name = self._name("part")
         yield f"{name} = {part}"
         yield from self._lines(info, name)
+
+
+def _item_of(info: types.Type) -> types.Type | None:
+    """The type of what is in a list, or in a dict under texts, if nothing more is demanded of it."""
+    match info:
+        case types.ListType(item_type=item) if info == types.ListType(item):
+            return item
+        case types.DictType(value_type=item) if info == types.DictType(types.StrType(), item):
+            return item
+    return None
+
+
+def _simple(info: types.Type) -> str | None:
+    return next((look for simple, look in _LOOKS if info == simple), None)
 
 
 def _unless(condition: str) -> str:
@@ -221,7 +258,21 @@ def _is_transparent(cls: type, fields: tuple[types.Field, ...]) -> bool:
         whole = not cls.__struct_config__.omit_defaults
     else:
         whole = dataclasses.is_dataclass(cls) and len(dataclasses.fields(cls)) == len(fields)
-    named = all(field.name.isidentifier() and not keyword.iskeyword(field.name) for field in fields)
-    attributes = [inspect.getattr_static(cls, field.name, None) for field in fields]
+        # No list with fields, and no class of attrs that has inherited some.
+        whole = whole and cls.__new__ is object.__new__ and not hasattr(cls, "__attrs_attrs__")
+    # Python takes some letters beyond ASCII for others.
+    names = [field.name for field in fields]
+    named = all(name.isascii() and name.isidentifier() and not keyword.iskeyword(name) for name in names)
+    attributes = [inspect.getattr_static(cls, name, None) for name in names]
     computed = any(inspect.isdatadescriptor(found) and not inspect.ismemberdescriptor(found) for found in attributes)
     return whole and named and not computed and not hasattr(cls, "__post_init__")
+
+
+def _comes_back(cls: type[enum.Enum]) -> bool:
+    """Whether each member of an enum comes back: of one that is a text or a number as well, its value may be another."""
+    if issubclass(cls, enum.Flag):
+        return False  # Several together are a member too.
+    try:
+        return all(msgspec.json.decode(msgspec.json.encode(member), type=cls) is member for member in cls)
+    except msgspec.MsgspecError:
+        return False

@@ -26,7 +26,7 @@ What to do on a conflict:
 - ``"raise"``: raise `ConflictError`; nothing is written.
 - ``"overwrite"``: the last one wins, as in grammY.
 - a function, perhaps async, of (mine, theirs, base) that returns the data to store. Each may be None: deleted or, for
-  base, never stored. Returning None deletes.
+  base, never stored. Returning None deletes. The update is over by then, and its session closed.
 """
 
 

@@ -188,7 +188,13 @@ class MultiOpening:
         return session
 
     async def _leave(self, *, save: bool) -> None:
-        await _all(session.finish(save=save) for session in self._mine)
+        depths = [session.depth for session in self._mine]
+        try:
+            await _all(session.finish(save=save) for session in self._mine)
+        finally:
+            for session, depth in zip(self._mine, depths, strict=True):
+                if session.depth == depth:  # We were cancelled before this one began to end.
+                    await session.finish(save=False)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

@@ -16,7 +16,6 @@ from .storage import ABSENT, ANY
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Coroutine, Sequence
-    from typing import Self
 
     from .desk import Slot
     from .leases import Lease
@@ -164,7 +163,7 @@ class Session(Generic[T]):
             StorageError: The storage could not be written.
         """
         self._check()
-        await self._conclude(save=True, last=False)
+        await self._conclude(save=True, end=False)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.key!r}{' (closed)' if self._closed else ''}>"
@@ -184,63 +183,54 @@ class Session(Generic[T]):
             if self._data is _UNSET:
                 await self.fill()
 
-    async def fill(self, *, entering: bool = False) -> Self:
-        """
-        Read what is stored, or make initial data. Whatever is assigned meanwhile stands.
-
-        Args:
-            entering: Whether the update begins with it, and is over if it fails.
-
-        Returns:
-            Itself.
-        """
-        try:
-            if not self._cleared:
-                documents = self._sessions.documents
-                if self._held or self._lock_at_once():
-                    record = await documents.storage.read(self._place)
-                else:
-                    await self.hold()
-                    record = await documents.read(self._place, self._lease)
-                self._take(documents.unpack_at_once(self._place, record) or await documents.unpack(self._place, record))
+    async def fill(self) -> None:
+        """Read what is stored, or make initial data. Whatever is assigned meanwhile stands."""
+        documents = self._sessions.documents
+        if not self._cleared:
+            if self._held or self._lock_at_once():
+                record = await documents.storage.read(self._place)
+            else:
+                await self.hold()
+                record = await documents.read(self._place, self._lease)
+            self._take(documents.unpack_at_once(self._place, record) or await documents.unpack(self._place, record))
+        if self._data is _UNSET:
+            data = await documents.initial_data(self._context)
             if self._data is _UNSET:
-                data = await self._sessions.documents.initial_data(self._context)
-                if self._data is _UNSET:
-                    self._begin(data)
-        except BaseException:
-            if entering:
-                await self.finish(save=False)
-            raise
-        return self
+                self._begin(data)
 
     def finish(self, *, save: bool) -> Coroutine[Any, Any, None]:
         """End one of its openings. At the last, save if wanted; then let others at the session, whatever happened."""
-        self.depth -= 1
-        return self._conclude(save=save and self.depth == 0, last=self.depth == 0)
+        return self._conclude(save=save, end=True)
 
-    async def _conclude(self, *, save: bool, last: bool) -> None:
+    async def _conclude(self, *, save: bool, end: bool) -> None:
+        # One coroutine for all that every update does when it ends; nothing happens before it runs.
+        if end and not self._is_last_end():
+            return
         try:
             if save:
                 if self._filling is not None or self._promise is not None:
                     await self._settle()
                 target = self._target()
+                if target is not _UNSET and not self._held and not self._lock_at_once():
+                    await self.hold()
+                    target = self._target()  # It may have been changed meanwhile.
                 if target is not _UNSET:
-                    if not self._held and not self._lock_at_once():
-                        await self.hold()
-                    settled = target
                     try:
-                        version = await self._put(target, last)
+                        stored, version = target, await self._put(target, last=end)
                     except ConflictError as conflict:
                         settling = self._sessions.documents.settle(self._place, self._base, target, conflict)
-                        settled, version = await settling
-                    if not last:
-                        self._keep(target, settled, version)
+                        stored, version = await settling
+                    self._keep(target, stored, version)
                 elif self._sessions.renew == "use":
                     await self._renew()
         finally:
-            unlocking = self._close() if last else None
+            unlocking = self._close() if end else None
             if unlocking is not None:
                 await unlocking
+
+    def _is_last_end(self) -> bool:
+        self.depth -= 1
+        return self.depth == 0
 
     def _close(self) -> Awaitable[None] | None:
         """End it, and let others at the session; what this returns is still to be waited for."""
@@ -323,7 +313,7 @@ class Session(Generic[T]):
             async with self._filling:
                 pass
 
-    def _put(self, target: str | None, last: bool) -> Awaitable[Version | None]:
+    def _put(self, target: str | None, *, last: bool) -> Awaitable[Version | None]:
         """Begin to write, the `last` time or not, and return what is still to be waited for."""
         documents, stored = self._sessions.documents, self._stored
         if target is not None:
@@ -342,7 +332,9 @@ class Session(Generic[T]):
         return putting
 
     def _keep(self, mine: str | None, target: str | None, version: Version | None) -> None:
-        """Go on with what was stored in place of ``mine``: the same, unless there was a conflict."""
+        """Go on, if the session does, with what was stored in place of ``mine``: the same, unless there was a conflict."""
+        if self._closed:
+            return
         documents, stored = self._sessions.documents, self._stored
         if target != mine:
             self._data = cast("T", None if target is None else documents.codec.decode(target))

@@ -69,25 +69,16 @@ class Opening(Generic[S_co]):
         self._context = context
         self._passthrough = passthrough
 
-    # Both return coroutines of the session's own, and are none themselves: that is one less for every update.
-
-    def __aenter__(self) -> Coroutine[Any, Any, S_co]:
+    async def __aenter__(self) -> S_co:
         sessions = self._sessions
         session: Any = sessions.desk.take(self._kind, sessions, self._key, self._context)
         self._session: S_co = session
-        if self._kind is Session:
-            return session.fill(entering=True) if session.depth == 1 else self._enter_again()
-        return self._enter_lazily()
-
-    async def _enter_again(self) -> S_co:
         try:
-            await self._session.load()
+            if self._kind is Session:
+                await (session.fill() if session.depth == 1 else session.load())
         except BaseException:
-            await self._session.finish(save=False)
+            await session.finish(save=False)
             raise
-        return self._session
-
-    async def _enter_lazily(self) -> S_co:
         return self._session
 
     def __aexit__(
