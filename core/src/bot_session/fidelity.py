@@ -2,8 +2,8 @@
 Fidelity: what certainly comes back from JSON as it was, told by looking at it.
 
 Before data is stored it must be known that it will come back. Reading the document back tells it of all data, and costs
-more than the first reading did. Of data that consists of JSON's own types, the classes of the values tell it too: that is
-several times as fast, if the code is written out for the type, as `dataclasses` writes an ``__eq__``.
+more than the first reading did. Of data that consists of JSON's own types, and of some others, the classes of the values
+tell it too: in half the time, if the code is written out for the type, as `dataclasses` writes an ``__eq__``.
 
 >>> from dataclasses import dataclass
 >>> @dataclass
@@ -119,8 +119,8 @@ def look_for(info: types.Type) -> Look | None:
     It raises `AttributeError` if an object has lost an attribute.
 
     Returns:
-        The look; None if it takes reading back to tell of each value: because of what the type says beyond JSON's own
-        (constraints, dates, enums), of code that runs when an object is made, or of a class that holds itself.
+        The look; None if it takes reading back to tell of each value: because of constraints, of types like `Decimal` and
+        `set`, of code that runs when an object is made, or of a class that holds itself.
     """
     try:
         return _Writer().look(info)
