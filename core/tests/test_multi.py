@@ -1,6 +1,7 @@
 """Several kinds of session for one update."""
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 
 import pytest
@@ -18,6 +19,7 @@ from bot_session import (
     by_chat,
     by_user,
 )
+from bot_session.storage import ANY
 
 
 @dataclass
@@ -455,6 +457,31 @@ class TestLocks:
         assert 0 == len(users.desk.locks)
         async with asyncio.timeout(1), multi.open(KEYS) as sessions:
             assert "" == sessions.user.data.name
+
+    async def test_cancelled_twice_as_it_ends_it_lets_others_in_at_all_of_them(self):
+        releasing = asyncio.Event()
+
+        class Slow(MemoryStorage):
+            capabilities = dataclasses.replace(MemoryStorage.capabilities, shared=True)
+
+            async def delete(self, key, *, match=ANY):
+                releasing.set()
+                await asyncio.sleep(0.01)
+                return await super().delete(key, match=match)
+
+        storage, options = Slow(), {"lock": "shared", "batching": False, "retrying": False}
+        kinds = [Sessions(storage, initial=User, prefix=prefix, **options) for prefix in ("a:", "b:", "c:")]
+
+        async def handle():
+            async with MultiSessions(a=kinds[0], b=kinds[1], c=kinds[2]).open(dict.fromkeys("abc", "1")):
+                asyncio.current_task().cancel()
+
+        task = asyncio.create_task(handle())
+        await releasing.wait()
+        task.cancel()
+        await asyncio.wait([task])
+
+        assert 0 == len(kinds[0].desk.locks)
 
 
 class TestWithinEachOther:

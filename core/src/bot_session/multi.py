@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
@@ -192,9 +193,10 @@ class MultiOpening:
         try:
             await _all(session.finish(save=save) for session in self._mine)
         finally:
-            for session, depth in zip(self._mine, depths, strict=True):
-                if session.depth == depth:  # We were cancelled before this one began to end.
-                    await session.finish(save=False)
+            async with AsyncExitStack() as rest:  # It goes on to the next if one of them fails.
+                for session, depth in zip(self._mine, depths, strict=True):
+                    if session.depth == depth:  # We were cancelled before this one began to end.
+                        rest.push_async_callback(session.finish, save=False)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:
