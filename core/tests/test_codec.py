@@ -411,7 +411,13 @@ class TestTypes:
 
         assert Order is sessions.documents.codec.data_type
 
-    @pytest.mark.parametrize("wrong", [object, defaultdict, type("Plain", (), {}), int | Order | Shop])
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            *(object, defaultdict, type("Plain", (), {}), int | Order | Shop),
+            *(enum.Enum("Half", {"A": "\ud800"}), enum.Enum("Huge", {"A": 2**64})),
+        ],
+    )
     def test_a_type_that_json_cannot_bring_back_is_refused_at_once(self, wrong):
         with pytest.raises(ConfigurationError):
             Codec(wrong)
