@@ -383,6 +383,16 @@ def test_an_integer_that_could_be_written_and_not_read_is_refused():
             codec.verify(data, codec.encode(data))
 
 
+def test_what_a_codec_of_ones_own_does_is_read_back():
+    class Shouting(Codec):
+        def decode(self, document):
+            return super().decode(document.upper())
+
+    codec = Shouting(Line)
+    with pytest.raises(EncodeError):
+        codec.verify(Line("a"), codec.encode(Line("a")))
+
+
 def test_long_documents_are_verified_too():
     line = Line("x" * 5_000)
     Codec(Line).verify(line, Codec(Line).encode(line))
