@@ -19,6 +19,7 @@ from bot_session import (
     open_storage,
     urls,
 )
+from bot_session.leases import LEASE_PREFIX
 from bot_session.storage import key_problem
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -222,7 +223,7 @@ class TestKeys:
             try:
                 await save(sessions, key, key)
             except InvalidKeyError:
-                assert key_problem(key, storage.capabilities.max_key_bytes)
+                assert key_problem(key, storage.capabilities.max_key_bytes) or key.startswith(LEASE_PREFIX)
                 return
             assert key == await sessions.read(key)
             assert [key] == [found async for found in sessions.keys()]
@@ -230,6 +231,31 @@ class TestKeys:
             assert 0 == await sessions.count()
 
         await every_example(any_text, check)
+
+    async def test_what_would_be_taken_for_a_lease_is_refused(self):
+        storage = MemoryStorage()
+        lease = LEASE_PREFIX + "42"
+        await storage.write(lease, '{"holder":"x"}')
+        sessions, prefixed = Sessions(storage, type=str), Sessions(storage, type=str, prefix=LEASE_PREFIX[:5])
+
+        for each, key in [(sessions, lease), (sessions, LEASE_PREFIX), (prefixed, lease[5:])]:
+            for attempt in (
+                save(each, "mine", key),
+                each.read(key),
+                each.has(key),
+                each.delete(key),
+                each.update(key, str.upper),
+                each.move(key, "42"),
+                each.move("42", key),
+            ):
+                with pytest.raises(InvalidKeyError, match="no session's key begins with 'bot-session:lease:'"):
+                    await attempt
+        with pytest.raises(ConfigurationError, match="prefix must not begin with 'bot-session:lease:'"):
+            Sessions(storage, prefix=lease)
+
+        assert '{"holder":"x"}' == (await storage.read(lease)).value
+        await save(sessions, "kept", LEASE_PREFIX[:-1])
+        assert [LEASE_PREFIX[:-1]] == [key async for key in sessions.keys()]
 
     async def test_keys_that_disks_would_take_for_each_other(self, storage):
         sessions = Sessions(storage, type=str)

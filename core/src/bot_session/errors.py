@@ -204,7 +204,11 @@ class UnsupportedError(StorageError):
 
 
 class InvalidKeyError(StorageError, ValueError):
-    """The key is no text, holds NUL or half a character (a lone surrogate), or is longer than the storage allows."""
+    """
+    The key is no text, holds NUL or half a character (a lone surrogate), or is longer than the storage allows.
+
+    Nor may a session's key begin as those of leases do.
+    """
 
 
 class ValueTooLargeError(StorageError, ValueError):

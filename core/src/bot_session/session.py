@@ -73,7 +73,7 @@ class Session(Generic[T]):
         self.slot = slot  # On the desk.
         self.place = slot[0]  # Its key in the storage itself.
         self._sessions = sessions
-        self._place = sessions.prefix + key
+        self._place = sessions.place(key)
         self._context = context
         self._data: T = _UNSET
         self._baseline: str | None = None  # The text that means "unchanged".

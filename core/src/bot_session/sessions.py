@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cas
 from .batching import BatchedStorage
 from .desk import Desk
 from .documents import ATTEMPTS, Documents, back_off
-from .errors import CodecError, ConfigurationError, ConflictError, LockTimeoutError
+from .errors import CodecError, ConfigurationError, ConflictError, InvalidKeyError, LockTimeoutError
 from .keys import by_chat, key_of
 from .leases import LEASE_PREFIX, Lease
 from .session import KeylessSession, LazySession, Session
@@ -205,6 +205,8 @@ class Sessions(Generic[T]):
         _expect("renew", renew, "change", "use")
         _expect("save", save, "changed", "accessed")
         _expect("lock", lock, "process", "shared")
+        if prefix.startswith(LEASE_PREFIX):
+            raise ConfigurationError(f"prefix must not begin with {LEASE_PREFIX!r}, which is how leases do")
         if lock == "shared" and not storage.capabilities.shared:
             raise ConfigurationError(f'lock="shared" is for storages that processes share, and {storage!r} is none')
         if not callable(on_conflict):
@@ -232,9 +234,23 @@ class Sessions(Generic[T]):
         )
         self.desk = Desk(*locate(storage, prefix), lock_timeout)
 
+    def place(self, key: str) -> str:
+        """
+        Return the key that a session has in `storage`.
+
+        Raises:
+            InvalidKeyError: It would be taken for the lease of another session.
+        """
+        place = self.prefix + key
+        if place.startswith(LEASE_PREFIX):
+            raise InvalidKeyError(
+                f"no session's key begins with {LEASE_PREFIX!r}: leases do", key=place, storage=self.storage
+            )
+        return place
+
     def lease(self, key: str) -> Lease:
         """Return a lease for a session, not yet acquired: what ``lock="shared"`` is made of."""
-        return Lease(self.documents.storage, self.prefix + key, self._lease_ttl)
+        return Lease(self.documents.storage, self.place(key), self._lease_ttl)
 
     @asynccontextmanager
     async def _holding(self, *keys: str) -> AsyncIterator[list[Lease]]:
@@ -319,12 +335,12 @@ class Sessions(Generic[T]):
             StorageError: The storage could not be read.
             DecodeError, MigrationError: What is stored is not what the code expects.
         """
-        data: T | None = (await self.documents.load(self.prefix + key)).data
+        data: T | None = (await self.documents.load(self.place(key))).data
         return data
 
     async def has(self, key: str) -> bool:
         """Return whether there is a session. Raises as `read` does."""
-        return (await self.documents.load(self.prefix + key)).found
+        return (await self.documents.load(self.place(key))).found
 
     async def delete(self, key: str) -> bool:
         """
@@ -341,8 +357,8 @@ class Sessions(Generic[T]):
         mine = self.desk.mine(self, key)
         if mine is None:
             async with self._holding(key):
-                return await self.storage.delete(self.prefix + key)
-        existed = await self.storage.has(self.prefix + key)
+                return await self.storage.delete(self.place(key))
+        existed = await self.storage.has(self.place(key))
         mine.data = None
         await mine.save()
         return existed
@@ -370,7 +386,7 @@ class Sessions(Generic[T]):
         if mine is not None:
             mine.data = await _apply(change, await mine.get())
             return mine.data
-        documents, place = self.documents, self.prefix + key
+        documents, place = self.documents, self.place(key)
         async with self._holding(key) as leases:
             for attempt in range(ATTEMPTS):
                 # Its first attempt takes the lease along; after that, somebody writes without, and it is of no use.
@@ -407,7 +423,7 @@ class Sessions(Generic[T]):
             LockTimeoutError: One of them is open in this update, or stays open in another for too long.
             StorageError: The storage could not do it. The session is under ``old``, perhaps under both.
         """
-        old_place, new_place = self.prefix + old, self.prefix + new
+        old_place, new_place = self.place(old), self.place(new)
         if old == new:
             return await self.storage.has(old_place)
         if self.desk.mine(self, old) or self.desk.mine(self, new):

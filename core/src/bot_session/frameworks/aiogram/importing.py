@@ -97,7 +97,7 @@ async def import_mongo_fsm(collection: Any, target: SessionFSMStorage) -> int:
 async def _copy(target: SessionFSMStorage, part: str, key: str, value: Any, left: float) -> bool:
     """Write what the target does not have, to live for the seconds that it has left, if there are any."""
     sessions = cast("Sessions[Any]", target.states if part == "state" else target.data)
-    documents, place = sessions.documents, sessions.prefix + key
+    documents, place = sessions.documents, sessions.place(key)
     text = documents.encode(place, value)
     documents.verify(place, value, text)
     try:
