@@ -242,7 +242,7 @@ class Sessions(Generic[T]):
             InvalidKeyError: It would be taken for the lease of another session.
         """
         place = self.prefix + key
-        if place.startswith(LEASE_PREFIX):
+        if LEASE_PREFIX in place and place.startswith(LEASE_PREFIX):  # The first is an operator, and quick.
             raise InvalidKeyError(
                 f"no session's key begins with {LEASE_PREFIX!r}: leases do", key=place, storage=self.storage
             )
