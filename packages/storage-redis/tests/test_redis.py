@@ -8,9 +8,11 @@ import re
 import pytest
 from bot_session import open_storage
 from bot_session.errors import ConfigurationError, ConflictError, SchemaError, UnavailableError
-from bot_session.storage import ABSENT, Write
+from bot_session.storage import ABSENT, ANY, Write
 from bot_session_storage_redis import RedisStorage
-from bot_session_storage_redis._links import REMEMBERED, Seen
+from bot_session_storage_redis._links import Single
+from bot_session_storage_redis._listing import REMEMBERED, Seen
+from bot_session_storage_redis._plain import Plain
 from redis import Redis as SyncRedis
 from redis.asyncio import Redis
 
@@ -60,6 +62,71 @@ async def test_a_ttl_below_a_second_is_kept_in_milliseconds_rounded_up(storage, 
     await storage.write("l", "1", ttl=0.5004)
 
     assert 499 <= await raw.pttl("l") <= 501
+
+
+# ---------------------------------------------------------------------- one document, without a script
+
+
+async def test_one_document_needs_no_script(storage, raw):
+    await raw.config_resetstat()
+    version = await storage.write("k", "1", match=ABSENT, ttl=60)
+    version = await storage.write("k", "2", match=version)
+    record = await storage.read("k")
+
+    assert ("2", version, None) == (record.value, record.version, record.ttl)
+    assert not [command for command in await raw.info("commandstats") if "eval" in command]
+
+
+async def test_a_server_that_knows_no_ifeq_is_asked_once(storage, raw, monkeypatch):
+    monkeypatch.setattr("bot_session_storage_redis._plain.IFEQ", b"IFOLD")
+    version = await storage.write("k", "1", match=ABSENT)
+    await raw.config_resetstat()
+    for value in "234":
+        version = await storage.write("k", value, match=version)
+    with pytest.raises(ConflictError):
+        await storage.write("k", "5", match="1")
+
+    assert await raw.get("k") == b"4"
+    asked = (await raw.info("commandstats"))["cmdstat_set"]
+    assert (3 + 1, 1) == (asked["calls"], asked["failed_calls"])  # those of the script are counted, too
+
+
+async def test_an_answer_that_is_an_error_leaves_none_for_the_next_command(redis_server, raw):
+    await raw.hset("theirs", "field", "value")
+    await raw.set("k", "1")
+    await raw.execute_command("ACL", "SETUSER", "half", "on", ">hunter2", "~*", "+@all", "-pttl")
+    url = redis_server.url.removesuffix("/0") + "/2"
+    try:
+        async with RedisStorage(url, max_connections=1) as storage:
+            for _ in range(3):
+                with pytest.raises(SchemaError, match="no string"):
+                    await storage.read("theirs")
+                assert "1" == (await storage.read("k")).value
+                assert await storage.read("l") is None
+        async with RedisStorage(url.replace("redis://", "redis://half:hunter2@"), max_connections=1) as storage:
+            for _ in range(3):
+                with pytest.raises(SchemaError, match="refuses the user"):
+                    await storage.read("k")
+                assert await storage.has("k")
+    finally:
+        await raw.execute_command("ACL", "DELUSER", "half")
+
+
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_is_gone_before_its_time_to_live_is_told_was_not_there(storage, raw, there):
+    class Interrupted(Single):
+        async def send_together(self, *commands):
+            answers = []
+            for command in commands:
+                answers += await super().send_together(command)
+                await (raw.delete("k") if there else raw.set("k", "2"))
+            return answers
+
+    if there:
+        await raw.set("k", "1")
+    storage._plain = Plain(Interrupted(raw, 1, 1.0))
+
+    assert await storage.read("k") is None
 
 
 # ---------------------------------------------------------------------- other programs' keys
@@ -124,7 +191,7 @@ async def test_a_hundred_thousand_other_keys_do_not_hide_ours(storage, raw):
 async def test_a_listing_remembers_few_keys_and_gives_none_twice_though_the_server_s_table_shrinks(
     storage, raw, monkeypatch
 ):
-    monkeypatch.setattr("bot_session_storage_redis._links.REMEMBERED", 500)
+    monkeypatch.setattr("bot_session_storage_redis._listing.REMEMBERED", 500)
     ours, others = ([f"{whose}:{n}" for n in range(count)] for whose, count in (("ours", 5_000), ("others", 200_000)))
     for some in (ours, others):
         await raw.mset(dict.fromkeys(some, "1"))
@@ -244,15 +311,22 @@ async def test_a_replica_refuses_writes_with_a_known_outcome(storage, raw):
 
 
 async def test_a_server_without_memory_refuses_writes_with_a_known_outcome(storage, raw):
+    version = await storage.write("old", "1")
     await raw.config_set("maxmemory", "1")
     try:
-        with pytest.raises(UnavailableError) as caught:
-            await storage.write("k", "1")
+        refusals = []
+        for key, match in [("k", ANY), ("k", ABSENT), ("old", version)]:
+            with pytest.raises(UnavailableError) as caught:
+                await storage.write(key, "2", match=match)
+            refusals.append(caught.value.outcome_unknown)
     finally:
         await raw.config_set("maxmemory", "0")
 
-    assert not caught.value.outcome_unknown
-    assert await raw.get("k") is None
+    assert [False, False, False] == refusals
+    assert [b"1", None] == await raw.mget("old", "k")
+    await raw.config_resetstat()
+    await storage.write("old", "2", match=version)
+    assert "cmdstat_evalsha" not in await raw.info("commandstats")  # it is not taken for an older server
 
 
 async def test_a_user_without_rights_is_told_so(raw, redis_server):
@@ -273,8 +347,9 @@ async def test_a_user_without_rights_is_told_so(raw, redis_server):
 async def test_scripts_that_the_server_forgot_are_sent_again(storage, raw):
     await storage.write("k", "1")
     await raw.script_flush()
+    await storage.write("k", "2")
 
-    assert (await storage.read("k")).value == "1"
+    assert await raw.get("k") == b"2"
 
 
 async def test_a_server_that_hangs_is_an_error_within_the_timeout(redis_server, raw):

@@ -9,7 +9,7 @@ connections (`Single`) or to a named node (`Cluster`), where redis-py repeats no
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from redis.exceptions import RedisClusterException, RedisError
 
@@ -18,10 +18,7 @@ if TYPE_CHECKING:
 
     from redis.asyncio import Redis, RedisCluster
 
-__all__ = ["Cluster", "Link", "NotSentError", "Seen", "Single"]
-
-REMEMBERED: Final = 50_000
-"""Keys that `Seen` remembers at least: a few megabytes."""
+__all__ = ["Cluster", "Link", "NotSentError", "Single"]
 
 
 class NotSentError(Exception):
@@ -124,20 +121,24 @@ class Single:
         self.name = _address(self._pool.connection_kwargs)
 
     async def open(self) -> None:
-        await self._send(b"PING")
+        await self._send(_packed([b"PING"]))
 
     async def send(self, key: bytes, *command: bytes) -> Any:  # noqa: ARG002
-        return await self._send(*command)
+        [answer] = await self._send(_packed(command))
+        return answer
+
+    async def send_together(self, *commands: Sequence[bytes]) -> list[Any]:
+        """Send commands in one packet and return their answers; if one of them is an error, raise it, the first."""
+        return await self._send(b"".join(map(_packed, commands)), len(commands))
 
     async def masters(self) -> Sequence[Any]:
         return (None,)
 
     async def scan(self, master: Any, *arguments: bytes) -> tuple[int, list[bytes]]:  # noqa: ARG002
-        cursor, page = await self._send(b"SCAN", *arguments)
+        [(cursor, page)] = await self._send(_packed((b"SCAN", *arguments)))
         return int(cursor), page
 
-    async def _send(self, *command: bytes) -> Any:
-        request = _packed(command)
+    async def _send(self, request: bytes, count: int = 1) -> list[Any]:
         async with self._gate:
             connection, sent = None, False
             try:
@@ -148,7 +149,7 @@ class Single:
                     await self._pool.ensure_connection(connection)
                     sent = True
                     await connection.send_packed_command(request)
-                    return await connection.read_response(disable_decoding=True)
+                    return await _answers(connection, count)
             except (RedisError, OSError) as error:
                 if sent:
                     raise
@@ -215,26 +216,17 @@ class Cluster:
         return list(slots.values())
 
 
-class Seen:
-    """
-    The last keys that SCAN gave: it gives some again when the server shrinks its table meanwhile.
-
-    They come again at once. SCAN goes through the table in an order that every size of it keeps, and falls back only to
-    the beginning of the place where it is; the comment above ``dictScan`` in Redis's dict.c tells why. So it is enough
-    to remember a number of keys that does not grow with the database.
-    """
-
-    def __init__(self) -> None:
-        self._keys: set[bytes] = set()
-        self._before: set[bytes] = set()
-
-    def fresh(self, page: Iterable[bytes]) -> list[bytes]:
-        """Return the keys of a page that were not there before, each once."""
-        if len(self._keys) >= REMEMBERED:
-            self._keys, self._before = set(), self._keys
-        fresh = [key for key in dict.fromkeys(page) if key not in self._keys and key not in self._before]
-        self._keys.update(fresh)
-        return fresh
+async def _answers(connection: Any, count: int) -> list[Any]:
+    """Read so many answers. None is left behind, to be mistaken for that of the next command."""
+    answers, refusal = [], None
+    for _ in range(count):
+        try:
+            answers.append(await connection.read_response(disable_decoding=True))
+        except RedisError as error:  # a refusal, or the connection is broken: then so is every next answer
+            refusal = refusal or error
+    if refusal is not None:
+        raise refusal
+    return answers
 
 
 def _address(options: dict[str, Any]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from itertools import chain
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -14,7 +13,9 @@ from redis.exceptions import NoScriptError
 
 from ._clients import Client, Closing, connect
 from ._errors import mapped
-from ._links import Cluster, Link, Seen, Single
+from ._links import Cluster, Link, Single
+from ._listing import Seen, key_of, pattern
+from ._plain import Plain
 from ._scripts import READ, TOUCH, WRITE, WRITE_THEN_READ, Script, arguments_of, life
 
 if TYPE_CHECKING:
@@ -27,9 +28,6 @@ __all__ = ["RedisStorage"]
 
 _BATCH: Final = 1_000
 """Keys in one script call: the server hears nobody else meanwhile, and takes a million arguments at most."""
-
-_SPECIAL: Final = re.compile(rb"([\\*?\[\]])")
-"""What means more than itself in a pattern of SCAN."""
 
 
 class RedisStorage(Storage):
@@ -81,8 +79,10 @@ class RedisStorage(Storage):
                 sentinel_password=sentinel_password,
             )
         self._link: Link
+        self._plain: Plain | None = None
         if isinstance(client, Redis):
-            self._link = Single(client, max_connections, timeout)
+            self._link = single = Single(client, max_connections, timeout)
+            self._plain = Plain(single)
         elif isinstance(client, RedisCluster):
             self._link = Cluster(client, max_connections, timeout)
         else:
@@ -103,7 +103,12 @@ class RedisStorage(Storage):
         if self._state != "open":
             await self._ready("read", key)
         self._validate("read", key)
-        [(value, left)] = await self._run(READ, "read", key, [key.encode()])
+        raw = key.encode()
+        if self._plain is None:
+            [(value, left)] = await self._run(READ, "read", key, [raw])
+        else:
+            with mapped("read", key, self, writes=False):
+                value, left = await self._plain.read(raw)
         return None if value is None else self._record("read", key, value, left)
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
@@ -177,7 +182,6 @@ class RedisStorage(Storage):
         if self._state != "open":
             await self._ready("read_all_keys")
         self._validate_listing("read_all_keys", prefix, batch_size)
-        pattern = _SPECIAL.sub(rb"\\\1", prefix.encode()) + b"*"
         seen = Seen()
         with mapped("read_all_keys", None, self, writes=False):
             masters = await self._link.masters()
@@ -187,10 +191,10 @@ class RedisStorage(Storage):
                 if self._state != "open":
                     await self._ready("read_all_keys")
                 with mapped("read_all_keys", None, self, writes=False):
-                    scan = (b"%d" % cursor, b"MATCH", pattern, b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
+                    scan = (b"%d" % cursor, b"MATCH", pattern(prefix), b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
                     cursor, page = await self._link.scan(master, *scan)
                 for raw in seen.fresh(page):
-                    if (key := _key(raw)) is not None:
+                    if (key := key_of(raw)) is not None:
                         yield key
                 if cursor == 0:
                     break
@@ -210,6 +214,10 @@ class RedisStorage(Storage):
 
     async def _change(self, operation: str, write: Write) -> Version | bool:
         """Run one write or delete."""
+        if self._plain is not None and write.value is not None:
+            with mapped(operation, write.key, self, writes=True):
+                if await self._plain.set(write):
+                    return Version(write.value)
         [answer] = await self._run(WRITE, operation, write.key, [write.key.encode()], arguments_of(write))
         result = self._result(operation, write, answer)
         if isinstance(result, StorageError):
@@ -286,12 +294,3 @@ class RedisStorage(Storage):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self._link.name}>"
-
-
-def _key(raw: bytes) -> str | None:
-    """Return a key as text; None if it cannot be one of ours."""
-    try:
-        key = raw.decode()
-    except UnicodeDecodeError:
-        return None
-    return None if "\0" in key else key
