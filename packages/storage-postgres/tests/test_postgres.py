@@ -21,8 +21,9 @@ from bot_session.errors import (
     UnsupportedError,
     ValueTooLargeError,
 )
-from bot_session.storage import ABSENT, PRESENT, Write
+from bot_session.storage import ABSENT, PRESENT, Version, Write
 from bot_session_storage_postgres import PostgresStorage
+from bot_session_storage_postgres._sql import SEPARATOR
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -286,6 +287,23 @@ async def test_what_a_column_has_no_room_for_is_refused_before_it_is_sent(url: s
             await storage.write_many([Write("a", "1"), Write("b", '"ééééé"')])
 
         assert [key async for key in storage.read_all_keys()] == ["éééé"]
+
+
+async def test_what_separates_texts_in_a_batch_may_be_in_them(url: str) -> None:
+    texts = ["", SEPARATOR, f"a{SEPARATOR}", f"{SEPARATOR}b", SEPARATOR * 3, "c", '{"a":"b"}', "\\N", "NULL", "{}"]
+    async with PostgresStorage(url) as storage:
+        for one in texts:
+            for other in texts:
+                if one != other:
+                    await storage.write_many([Write(one, other), Write(other, one)])
+                    assert {one: other, other: one} == {
+                        key: record.value for key, record in (await storage.read_many([one, other])).items()
+                    }
+                    changed = [Write(one, "new", match=Version(other)), Write(other, None, match=Version(one))]
+                    assert ["new", True] == await storage.write_many(changed)
+        for one in texts:
+            await storage.write(one, one)
+            assert [one] == [record.value for record in (await storage.read_many([one])).values()]
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonb"])

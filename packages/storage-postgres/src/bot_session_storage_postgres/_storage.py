@@ -19,7 +19,7 @@ from bot_session.storage import (
 )
 
 from ._client import Client
-from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Statements, Table, as_json, seconds
+from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Statements, Table, joined, seconds
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -113,7 +113,9 @@ class PostgresStorage(Storage):
         self._validate_keys("read_many", keys)
         if not keys:
             return {}
-        rows = await self._client.fetch("read_many", None, self._sql.read_many, as_json(list(dict.fromkeys(keys))))
+        # With the first twice: a single empty key would be an empty list.
+        separated = joined([keys[0], *dict.fromkeys(keys)])
+        rows = await self._client.fetch("read_many", None, self._sql.read_many, *separated)
         return {key: _record(value, left) for key, value, left in rows}
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
