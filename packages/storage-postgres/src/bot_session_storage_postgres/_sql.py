@@ -249,7 +249,7 @@ class Statements:
             [write] = writes
             return self.write[_kind(write)], write.key, write.value, seconds(write.ttl), _version(write.match)
         kinds = [_kind(write) for write in writes]
-        together = set(kinds)
+        together: set[Kind] = set(kinds)
         return self.write_many[together.pop() if len(together) == 1 else None], *joined(
             [write.key for write in writes],
             [write.value or "" for write in writes],
