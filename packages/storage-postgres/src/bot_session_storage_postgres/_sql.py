@@ -248,8 +248,8 @@ class Statements:
         if len(writes) == 1:
             [write] = writes
             return self.write[_kind(write)], write.key, write.value, seconds(write.ttl), _version(write.match)
-        kinds = [_kind(write) for write in writes]
-        together: set[Kind] = set(kinds)
+        kinds: list[Kind] = [_kind(write) for write in writes]
+        together = set(kinds)
         return self.write_many[together.pop() if len(together) == 1 else None], *joined(
             [write.key for write in writes],
             [write.value or "" for write in writes],
