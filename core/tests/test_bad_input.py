@@ -254,8 +254,10 @@ class TestKeys:
             Sessions(storage, prefix=lease)
 
         assert '{"holder":"x"}' == (await storage.read(lease)).value
-        await save(sessions, "kept", LEASE_PREFIX[:-1])
-        assert [LEASE_PREFIX[:-1]] == [key async for key in sessions.keys()]
+        others = {LEASE_PREFIX[:-1], f"a{lease}"}
+        for key in others:
+            await save(sessions, "kept", key)
+        assert others == {key async for key in sessions.keys()}
 
     async def test_keys_that_disks_would_take_for_each_other(self, storage):
         sessions = Sessions(storage, type=str)

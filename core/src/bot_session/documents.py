@@ -147,7 +147,8 @@ class Documents(Generic[T]):
 
     def _is_plain(self, document: str) -> bool:
         """Whether a document is just the text of the data: not in an envelope, not sealed."""
-        return self._all_plain and MARK not in document and not document.startswith(SEALED)
+        # One character is found, or not, in a tenth of the time.
+        return self._all_plain and ("_" not in document or MARK not in document) and not document.startswith(SEALED)
 
     async def _unpack_wrapped(self, key: str, record: Record) -> Loaded[T]:
         loaded: Loaded[T] = Loaded(version=record.version, left=record.ttl)

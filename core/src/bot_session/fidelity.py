@@ -166,15 +166,14 @@ class _Writer:
             yield _unless(self._condition(info, value))
         elif isinstance(info, types.ListType):
             yield _unless(f"type({value}) is list")
-            yield from self._loop(item, value)
+            name = self._name("item")
+            yield f"for {name} in {value}:"
+            yield from _indented([_unless(self._condition(item, name))])
         else:
-            yield _unless(f"type({value}) is dict and text.issuperset(map(type, {value}))")
-            yield from self._loop(item, f"{value}.values()")
-
-    def _loop(self, item: types.Type, items: str) -> Iterator[str]:
-        name = self._name("item")
-        yield f"for {name} in {items}:"
-        yield from _indented([_unless(self._condition(item, name))])
+            yield _unless(f"type({value}) is dict")
+            key, name = self._name("key"), self._name("item")
+            yield f"for {key}, {name} in {value}.items():"
+            yield from _indented([_unless(f"type({key}) is str and ({self._condition(item, name)})")])
 
     def _condition(self, info: types.Type, value: str) -> str:
         """Write the look at a value as an expression."""

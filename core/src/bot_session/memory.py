@@ -61,7 +61,8 @@ class MemoryStorage(Storage):
             await self._ready("write", key)
         self._validate("write", key, value, ttl)
         # Nothing is awaited between the comparison and the change: that is what makes it atomic here.
-        if match is not ANY and not holds(match, self._live(key)):
+        is_as_read = self._entries.get(key) == (match, None)  # the rule; `holds` tells of the rest
+        if match is not ANY and not is_as_read and not holds(match, self._live(key)):
             raise self._mismatch("write", key, match)
         version = Version(value)
         self._entries[key] = (version, None if ttl is None else self._clock() + ttl)

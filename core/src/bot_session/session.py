@@ -204,8 +204,10 @@ class Session(Generic[T]):
 
     async def _conclude(self, *, save: bool, end: bool) -> None:
         # One coroutine for all that every update does when it ends; nothing happens before it runs.
-        if end and not self._is_last_end():
-            return
+        if end:
+            self.depth -= 1
+            if self.depth:
+                return
         try:
             if save:
                 if self._filling is not None or self._promise is not None:
@@ -227,10 +229,6 @@ class Session(Generic[T]):
             unlocking = self._close() if end else None
             if unlocking is not None:
                 await unlocking
-
-    def _is_last_end(self) -> bool:
-        self.depth -= 1
-        return self.depth == 0
 
     def _close(self) -> Awaitable[None] | None:
         """End it, and let others at the session; what this returns is still to be waited for."""
