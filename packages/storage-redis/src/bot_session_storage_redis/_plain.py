@@ -68,7 +68,8 @@ class Plain:
         try:
             return await self._link.send(key, b"SET", key, write.value.encode(), *lasting, *condition) is not None
         except ResponseError as error:
-            if "syntax error" not in str(error):
+            # What begins with a code, or has a class, is about something else. redis-py takes the code ERR away.
+            if type(error) is not ResponseError or str(error).partition(" ")[0].isupper():
                 raise
-            self._knows_ifeq = False  # before Redis 8.4 and Valkey 8.1
+            self._knows_ifeq = False  # a server from before Redis 8.4 and Valkey 8.1, or one that speaks alike
             return False
