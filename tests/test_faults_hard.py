@@ -325,7 +325,7 @@ async def paused(_url, server):
         await server.execute_command("CLIENT", "UNPAUSE")
 
 
-@pytest.mark.parametrize("trouble", [busy, loading, paused])
+@pytest.mark.parametrize("trouble", [busy, loading])
 async def test_a_redis_without_time_is_an_error_in_time_and_works_when_it_has(make_url, trouble):
     url = make_url("redis")
     address = url.partition("?")[0]
@@ -343,6 +343,16 @@ async def test_a_redis_without_time_is_an_error_in_time_and_works_when_it_has(ma
         await sessions.update("42", lambda diary: diary.entries.append(3))
 
         assert [1, 3] == (await sessions.read("42")).entries
+
+
+async def test_a_redis_whose_writes_are_paused_is_read(make_url):
+    url = make_url("redis")
+    address = url.partition("?")[0]
+    async with open_storage(f"{url}&timeout=0.5") as storage, Redis.from_url(address) as server:
+        sessions = Sessions(storage, initial=Diary)
+        await sessions.update("42", lambda diary: diary.entries.append(1))
+        async with paused(address, server), asyncio.timeout(5):
+            assert [1] == (await sessions.read("42")).entries
 
 
 async def test_a_write_that_a_paused_redis_may_do_later_has_an_unknown_outcome(make_url):
