@@ -1,5 +1,5 @@
 """
-What one document needs, in plain commands: a server does these in half the time that a script takes it.
+What one document needs, in plain commands: they spare the server the start of a script, 10 to 20 microseconds.
 
 For one server: in a cluster redis-py sends only one command at a time, and takes the answers apart.
 """

@@ -182,7 +182,7 @@ class RedisStorage(Storage):
         if self._state != "open":
             await self._ready("read_all_keys")
         self._validate_listing("read_all_keys", prefix, batch_size)
-        seen = Seen()
+        seen, sought = Seen(), pattern(prefix)
         with mapped("read_all_keys", None, self, writes=False):
             masters = await self._link.masters()
         for master in masters:
@@ -191,7 +191,7 @@ class RedisStorage(Storage):
                 if self._state != "open":
                     await self._ready("read_all_keys")
                 with mapped("read_all_keys", None, self, writes=False):
-                    scan = (b"%d" % cursor, b"MATCH", pattern(prefix), b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
+                    scan = (b"%d" % cursor, b"MATCH", sought, b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
                     cursor, page = await self._link.scan(master, *scan)
                 for raw in seen.fresh(page):
                     if (key := key_of(raw)) is not None:
