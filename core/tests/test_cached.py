@@ -3,7 +3,16 @@
 import asyncio
 
 import pytest
-from bot_session import CachedStorage, ClosedError, ConflictError, MemoryStorage, Sessions, UnavailableError, Write
+from bot_session import (
+    CachedStorage,
+    ClosedError,
+    ConflictError,
+    MemoryStorage,
+    Sessions,
+    StorageWrapper,
+    UnavailableError,
+    Write,
+)
 
 
 @pytest.fixture
@@ -77,6 +86,52 @@ class TestTruth:
         await storage.store("42", "2")
 
         assert "2" == (await cached.read("42")).value
+
+    @pytest.mark.parametrize(
+        ("change", "after"),
+        [
+            (lambda cached: cached.write("42", "2"), ("2", None)),
+            (lambda cached: cached.delete("42"), None),
+            (lambda cached: cached.touch("42", 60), ("1", 60)),
+            (lambda cached: cached.write_many([Write("42", "2")]), ("2", None)),
+        ],
+        ids=["write", "delete", "touch", "write_many"],
+    )
+    async def test_neither_is_what_was_read_before_a_change_whose_outcome_is_unknown(self, change, after):
+        class CutOff(StorageWrapper):
+            gate = asyncio.Event()
+
+            async def _do(self, call):
+                await self.gate.wait()
+                await call
+                raise UnavailableError("cut off", outcome_unknown=True)
+
+            async def write(self, key, value, **options):
+                await self._do(super().write(key, value, **options))
+
+            async def delete(self, key, **options):
+                await self._do(super().delete(key, **options))
+
+            async def touch(self, key, ttl):
+                await self._do(super().touch(key, ttl))
+
+            async def write_many(self, writes):
+                await self._do(super().write_many(writes))
+
+        inner = CutOff(MemoryStorage(clock=lambda: 0.0))
+        await inner.inner.write("42", "1")
+        cached = CachedStorage(inner)
+        changing = asyncio.create_task(change(cached))
+        await asyncio.sleep(0)
+
+        assert "1" == (await cached.read("42")).value
+
+        inner.gate.set()
+        with pytest.raises(UnavailableError):
+            await changing
+        record = await cached.read("42")
+
+        assert after == (record and (record.value, record.ttl))
 
     async def test_a_read_that_a_write_overtook_is_not_remembered(self, storage, cached):
         storage.gate.clear()

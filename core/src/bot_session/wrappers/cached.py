@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import OrderedDict
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from bot_session.locks import KeyLocks
@@ -13,7 +14,7 @@ from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Versi
 from .base import StorageWrapper, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 __all__ = ["CachedStorage"]
 
@@ -110,37 +111,31 @@ class CachedStorage(StorageWrapper):
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         self._inner._validate("write", key, value, ttl)  # noqa: SLF001
         async with self._writing.holding(key):
-            self.forget(key)
-            version = await self._inner.write(key, value, ttl=ttl, match=match)
-            self.forget(key)  # Whoever began to read meanwhile may have read what was there before.
+            with self._forgetting(key):
+                version = await self._inner.write(key, value, ttl=ttl, match=match)
             self._remember(key, Record(value, version, ttl))
         return version
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         self._inner._validate("delete", key)  # noqa: SLF001
         async with self._writing.holding(key):
-            self.forget(key)
-            existed = await self._inner.delete(key, match=match)
-            self.forget(key)
+            with self._forgetting(key):
+                existed = await self._inner.delete(key, match=match)
             self._remember(key, None)
         return existed
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         self._inner._validate("touch", key, ttl=ttl)  # noqa: SLF001
         async with self._writing.holding(key):
-            existed = await self._inner.touch(key, ttl)
-            self.forget(key)
-        return existed
+            with self._forgetting(key):
+                return await self._inner.touch(key, ttl)
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         self._inner._validate_writes("write_many", writes)  # noqa: SLF001
         keys = {write.key for write in writes}
         async with self._writing.holding(*keys):
-            self._forget_all(keys)
-            try:
+            with self._forgetting(*keys):
                 results = await self._inner.write_many(writes)
-            finally:
-                self._forget_all(keys)
             for write, result in zip(writes, results, strict=True):
                 self.forget(write.key)
                 if isinstance(result, str):
@@ -153,9 +148,20 @@ class CachedStorage(StorageWrapper):
         results = await self.write_many([Write(key, None) for key in dict.fromkeys(keys)])
         return sum(result is True for result in conflicts_only(results))
 
-    def _forget_all(self, keys: Iterable[str]) -> None:
+    @contextmanager
+    def _forgetting(self, *keys: str) -> Iterator[None]:
+        """
+        Change keys in the body; whatever becomes of it, nothing is known of them afterwards.
+
+        They are forgotten twice: whoever began to read meanwhile may have read what was there before.
+        """
         for key in keys:
             self.forget(key)
+        try:
+            yield
+        finally:
+            for key in keys:
+                self.forget(key)
 
     def _look(self, key: str) -> tuple[Record | None] | None:
         """Return what is known of a key, in a tuple; None if nothing is."""
