@@ -15,6 +15,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from itertools import cycle, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,16 @@ _KEYS = [str(number) for number in range(100)]
 _FEW, _MANY = 100, 400
 
 
-async def _update(count: int, step: Callable[[str], Awaitable[object]]) -> None:
-    for number in range(count):
-        await step(_KEYS[number % len(_KEYS)])
+async def _update(count: int, step: Callable[[str], Awaitable[object]], in_flight: int) -> None:
+    keys = islice(cycle(_KEYS), count)
+
+    async def one_by_one() -> None:
+        for key in keys:
+            await step(key)
+
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(in_flight):
+            tasks.create_task(one_by_one())
 
 
 def _ours(storage: Any) -> dict[str, Callable[[str], Awaitable[object]]]:
@@ -73,8 +81,10 @@ async def _work(case: str, count: int) -> None:
         return
     memory = MemoryStorage()
     step = _ours(memory if where == "memory" else RetryingStorage(BatchedStorage(memory)))[work]
-    await _update(2 * len(_KEYS), step)
-    await _update(count, step)
+    together = re.search(r"(\d+) in flight", where)
+    in_flight = int(together[1]) if together else 1
+    await _update(2 * len(_KEYS), step, in_flight)
+    await _update(count, step, in_flight)
 
 
 CASES = [
@@ -84,7 +94,8 @@ CASES = [
     "memory: look",
     "memory: lazy",
     "memory: change a small dict",
-    "batched, one in flight: change",
+    "batched, 1 in flight: change",
+    "batched, 50 in flight: change",
 ]
 
 
@@ -124,7 +135,7 @@ def main() -> None:
         found[case] = (_instructions(case, _MANY) - _instructions(case, _FEW)) // (_MANY - _FEW)
         before = stored.get(case)
         change = "" if before is None else f"  before {before:>8,}  {found[case] / before - 1:+.1%}"
-        sys.stdout.write(f"{case:35}{found[case]:>8,}{change}\n")
+        sys.stdout.write(f"{case:33}{found[case]:>8,}{change}\n")
     if options.write:
         _STORED.write_text(json.dumps(stored | found, indent=2) + "\n")
 

@@ -260,6 +260,7 @@ class TestEachCallerAlone:
 
         assert isinstance(first, asyncio.CancelledError)
         assert ["1"] * 2 == others
+        assert 0 == len(storage._writing)
 
 
 class TestOrder:
@@ -269,6 +270,53 @@ class TestOrder:
         await asyncio.gather(*(storage.write("a", str(i)) for i in range(50)))
 
         assert "49" == (await storage.read("a")).value
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda storage, key: storage.write(key, "1"),
+            lambda storage, key: storage.delete(key),
+            lambda storage, key: storage.write_then_read([[Write(key, "1")]], [f"{key} too"]),
+        ],
+        ids=["write", "delete", "write_then_read"],
+    )
+    async def test_what_is_given_up_on_its_way_is_not_overtaken(self, change):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+        counted.gate.clear()
+        given_up, company = (asyncio.create_task(change(storage, key)) for key in "ab")
+        await asyncio.sleep(0.01)
+        under_way = list(counted.calls)
+        given_up.cancel()
+        following = asyncio.create_task(storage.write("a", "2"))
+        read = asyncio.create_task(storage.read("a"))
+        await asyncio.sleep(0.01)
+
+        assert given_up.cancelled()
+        assert under_way == counted.calls
+
+        counted.gate.set()
+        await asyncio.gather(following, company)
+
+        assert "2" == (await read).value
+        assert 0 == len(storage._writing)
+
+    async def test_whoever_gives_up_before_leaving_holds_nobody_up(self):
+        counted = Counted()
+        storage = BatchedStorage(counted, max_under_way=1, max_waiting=2)
+        counted.gate.clear()
+        writers = [asyncio.create_task(storage.write(str(i), "1")) for i in range(5)]
+        _, left, waiting, _, outside = writers
+        await asyncio.sleep(0.01)
+        for writer in (left, waiting, outside):
+            writer.cancel()
+        await asyncio.sleep(0.01)
+        counted.gate.set()
+        await asyncio.gather(*writers, return_exceptions=True)
+        async with asyncio.timeout(5):
+            await asyncio.gather(*(storage.write(str(i), "2") for i in range(5)))
+
+        assert 0 == len(storage._writing)
 
     async def test_a_read_sees_the_writes_that_were_issued_before_it(self):
         storage = BatchedStorage(MemoryStorage())

@@ -18,7 +18,7 @@ from .storage import ANY, Match, Record, Storage, Version, Write, WriteResult, W
 from .wrappers.base import StorageWrapper, locate
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     _Both: TypeAlias = tuple[Sequence[Sequence[Write]], Sequence[str]]
 
@@ -37,10 +37,10 @@ class BatchedStorage(StorageWrapper):
     """
     Sends single operations in batches. `Sessions` puts it around its storage by itself.
 
-    Writes of one key happen in the order in which they were issued, and a read sees those issued before it. An
-    operation that waits gathers others for the rest of the loop's tick, never longer; one that is alone takes the way
-    of a single operation, without waiting if the one before it was alone too. So it is with `write_then_read`: the
-    first rounds of all, the second rounds, what they read.
+    Writes of one key happen in the order in which they were issued, and a read sees those issued before it, even one
+    whose caller was cancelled when it had left. An operation that waits gathers others for the rest of the loop's tick,
+    never longer; one that is alone takes the way of a single operation, without waiting if the one before it was alone
+    too. So it is with `write_then_read`: the first rounds of all, the second rounds, what they read.
     Iteration, `touch` and batches of the caller's own pass through.
 
     Args:
@@ -61,15 +61,15 @@ class BatchedStorage(StorageWrapper):
         super().__init__(inner)
         root, _ = locate(inner, "")
         max_batch, max_under_way = max_batch or root.max_batch, max_under_way or root.max_under_way
+        # Two batches under way may overtake each other: a key's next operation waits until its last write is over.
         self._writing = KeyLocks()
-        self._reads: _Lane[str, Record | None] = _Lane(
-            inner.read, self._read_together, max_batch, max_under_way, max_waiting
-        )
+        limits = {"max_batch": max_batch, "max_under_way": max_under_way, "max_waiting": max_waiting}
+        self._reads: _Lane[str, Record | None] = _Lane(inner.read, self._read_together, _nothing, **limits)
         self._writes: _Lane[Write, WriteResult] = _Lane(
-            self._write_one, self._write_together, max_batch, max_under_way, max_waiting
+            self._write_one, self._write_together, self._release_each, **limits
         )
         self._both: _Lane[_Both, WrittenAndRead] = _Lane(
-            self._both_one, self._both_together, max_batch, max_under_way, max_waiting
+            self._both_one, self._both_together, self._release_all, **limits
         )
 
     async def read(self, key: str) -> Record | None:
@@ -83,30 +83,35 @@ class BatchedStorage(StorageWrapper):
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         self._inner._validate("write", key, value, ttl)  # noqa: SLF001
         write = Write(key, value, ttl, match)
-        # Two batches under way may overtake each other: a key's next write waits for its last.
         if not self._writing.try_acquire(key):
             await self._writing.acquire(key)
-        try:
-            return cast("Version", _successful(await self._writes.send(write)))
-        finally:
-            self._writing.release(key)
+        return cast("Version", _successful(await self._writes.send(write)))
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         self._inner._validate("delete", key)  # noqa: SLF001
-        async with self._writing.holding(key):
-            return cast("bool", _successful(await self._writes.send(Write(key, None, None, match))))
+        await self._writing.acquire(key)
+        return cast("bool", _successful(await self._writes.send(Write(key, None, None, match))))
 
     async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
         for writes in rounds:
             self._inner._validate_writes("write_then_read", writes)  # noqa: SLF001
         self._inner._validate_keys("write_then_read", keys)  # noqa: SLF001
-        async with self._writing.holding(*keys, *(write.key for writes in rounds for write in writes)):
-            return await self._both.send((rounds, keys))
+        both = rounds, keys
+        await self._writing.acquire_all(_keys_of(both))
+        return await self._both.send(both)
 
     async def _write_one(self, write: Write) -> WriteResult:
         if write.value is None:
             return await self._inner.delete(write.key, match=write.match)
         return await self._inner.write(write.key, write.value, ttl=write.ttl, match=write.match)
+
+    def _release_each(self, writes: Iterable[Write]) -> None:
+        for write in writes:
+            self._writing.release(write.key)
+
+    def _release_all(self, several: Iterable[_Both]) -> None:
+        for both in several:
+            self._writing.release_all(_keys_of(both))
 
     async def _read_together(self, keys: Sequence[str]) -> Sequence[Record | None]:
         found = await self._inner.read_many(keys)
@@ -141,6 +146,8 @@ class _Lane(Generic[Q, R]):
     Args:
         one: Does a single operation.
         many: Does several, and returns their results in order.
+        over: Is told of operations of which nothing is under way any more, of each once: it was done, it failed, or it
+            was given up before it left. To give up later does not stop it.
         max_batch, max_under_way, max_waiting: As `BatchedStorage`.
     """
 
@@ -148,12 +155,15 @@ class _Lane(Generic[Q, R]):
         self,
         one: Callable[[Q], Awaitable[R]],
         many: Callable[[Sequence[Q]], Awaitable[Sequence[R]]],
+        over: Callable[[Iterable[Q]], None],
+        *,
         max_batch: int,
         max_under_way: int,
         max_waiting: int,
     ) -> None:
         self._one = one
         self._many = many
+        self._over = over
         self._max_batch = max_batch
         self._max_under_way = max_under_way
         self._max_waiting = max_waiting
@@ -176,7 +186,7 @@ class _Lane(Generic[Q, R]):
         if self._lonely and not self._under_way:
             return await self._go_alone(operation)  # Where nobody came the last time, nobody is waited for.
         if self._outside or len(self._waiting) >= self._max_waiting:
-            await self._wait_outside()
+            await self._wait_outside(operation)
         future = self._wait(operation)
         if self._gathering or self._under_way >= self._max_under_way:
             return await future
@@ -187,6 +197,7 @@ class _Lane(Generic[Q, R]):
             await asyncio.sleep(0)
         except asyncio.CancelledError:
             self._waiting.remove(entry)
+            self._over((operation,))
             self._let_in(1)
             raise
         finally:
@@ -207,10 +218,13 @@ class _Lane(Generic[Q, R]):
         self._waiting.append((operation, future))
         return future
 
-    async def _wait_outside(self) -> None:
+    async def _wait_outside(self, operation: Q) -> None:
         self._outside += 1
         try:
             await self._turns.acquire()
+        except BaseException:
+            self._over((operation,))
+            raise
         finally:
             self._outside -= 1
 
@@ -226,6 +240,7 @@ class _Lane(Generic[Q, R]):
             return await self._one(operation)
         finally:
             self._under_way -= 1
+            self._over((operation,))
             self._depart()
 
     def _depart(self) -> None:
@@ -235,10 +250,12 @@ class _Lane(Generic[Q, R]):
             if size >= WORTH_SPLITTING:
                 size = math.ceil(size / (self._max_under_way - self._under_way))
             size = min(size, self._max_batch)
-            batch = self._waiting[:size]
+            first = self._waiting[:size]
             del self._waiting[:size]
             self._let_in(size)
-            batch = [entry for entry in batch if not entry[1].done()]  # Whoever was cancelled wants nothing any more.
+            batch = [entry for entry in first if not entry[1].done()]  # Whoever was cancelled wants nothing any more.
+            if len(batch) < size:
+                self._over([operation for operation, future in first if future.done()])
             if batch:
                 self._under_way += 1
                 task = asyncio.get_running_loop().create_task(self._travel(batch))
@@ -246,8 +263,9 @@ class _Lane(Generic[Q, R]):
                 task.add_done_callback(self._tasks.discard)
 
     async def _travel(self, batch: list[tuple[Q, asyncio.Future[R]]]) -> None:
+        operations = [operation for operation, _ in batch]
         try:
-            results = await self._many([operation for operation, _ in batch])
+            results = await self._many(operations)
         except StorageError as error:
             if len(batch) == 1 or isinstance(error, UnavailableError):
                 _fail(batch, error)
@@ -264,6 +282,7 @@ class _Lane(Generic[Q, R]):
                     future.set_result(result)
         finally:
             self._under_way -= 1
+            self._over(operations)
             self._depart()
 
     async def _separate(self, batch: list[tuple[Q, asyncio.Future[R]]]) -> None:
@@ -277,6 +296,15 @@ class _Lane(Generic[Q, R]):
             else:
                 if not future.done():
                     future.set_result(result)
+
+
+def _nothing(_: object) -> None:
+    """Reads keep no key from others."""
+
+
+def _keys_of(both: _Both) -> Iterator[str]:
+    rounds, keys = both
+    return chain(keys, (write.key for writes in rounds for write in writes))
 
 
 def _successful(result: WriteResult) -> Version | bool:

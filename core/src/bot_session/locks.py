@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .errors import LockTimeoutError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterable
 
 __all__ = ["KeyLocks"]
 
@@ -84,10 +84,9 @@ class KeyLocks:
                 return
         del self._held[key]
 
-    @asynccontextmanager
-    async def holding(self, *keys: str, timeout: float | None = None) -> AsyncIterator[None]:  # noqa: ASYNC109
+    async def acquire_all(self, keys: Iterable[str], timeout: float | None = None) -> None:  # noqa: ASYNC109
         """
-        Hold several locks, taken in one order everywhere, so that nobody waits in a circle.
+        Take several locks, in one order everywhere, so that nobody waits in a circle.
 
         Raises:
             LockTimeoutError: One of them took longer than ``timeout`` seconds. None is held.
@@ -97,7 +96,20 @@ class KeyLocks:
             for key in sorted(set(keys)):
                 await self.acquire(key, timeout)
                 taken.append(key)
+        except BaseException:
+            self.release_all(taken)
+            raise
+
+    def release_all(self, keys: Iterable[str]) -> None:
+        """`release` several locks, each of them once."""
+        for key in set(keys):
+            self.release(key)
+
+    @asynccontextmanager
+    async def holding(self, *keys: str, timeout: float | None = None) -> AsyncIterator[None]:  # noqa: ASYNC109
+        """Hold several locks in the body. Raises as `acquire_all` does."""
+        await self.acquire_all(keys, timeout)
+        try:
             yield
         finally:
-            for key in reversed(taken):
-                self.release(key)
+            self.release_all(keys)
