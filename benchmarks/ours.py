@@ -19,7 +19,7 @@ __all__ = ["contender"]
 async def contender(url: str) -> AsyncIterator[InProcess]:
     """`Sessions` as they come, on the storage of a URL."""
     async with open_storage(url) as storage:
-        sessions = Sessions(storage, initial=Profile)
+        sessions = Sessions(storage, initial=Profile, prefix="ours:")
 
         async def change(key: str) -> None:
             async with sessions.open(key) as session:

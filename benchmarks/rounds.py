@@ -62,7 +62,7 @@ def url_for(storage: str, where: str) -> str:
     if storage == "memory":
         return "memory:"
     if storage in SERVED:
-        return where + {"redis": "?prefix=ours:", "postgres": "?table=ours", "mongo": "&collection=ours"}[storage]
+        return where + {"redis": "", "postgres": "?table=ours", "mongo": "&collection=ours"}[storage]
     return f"{storage}:{where}-ours"
 
 
