@@ -263,6 +263,23 @@ class TestEachCallerAlone:
         assert 0 == len(storage._writing)
 
 
+    async def test_the_first_may_be_cancelled_when_a_batch_that_returns_has_taken_it_along(self):
+        counted = Counted()
+        storage = BatchedStorage(counted)
+        counted.gate.clear()
+        under_way = [asyncio.create_task(storage.write(key, "1")) for key in "ab"]
+        await asyncio.sleep(0.01)
+        gathering = asyncio.create_task(storage.write("c", "1"))
+        counted.gate.set()
+        asyncio.get_running_loop().call_soon(gathering.cancel)
+        with pytest.raises(asyncio.CancelledError):
+            await gathering
+
+        assert ["1"] * 2 == await asyncio.gather(*under_way)
+        await asyncio.sleep(0.01)
+        assert 0 == len(storage._writing)
+
+
 class TestOrder:
     async def test_writes_of_one_key_keep_their_order(self):
         storage = BatchedStorage(MemoryStorage(), max_batch=2)
@@ -318,12 +335,16 @@ class TestOrder:
 
         assert 0 == len(storage._writing)
 
-    async def test_a_read_sees_the_writes_that_were_issued_before_it(self):
+    async def test_whatever_asks_for_a_key_sees_the_writes_that_were_issued_before_it(self):
         storage = BatchedStorage(MemoryStorage())
 
-        _, record = await asyncio.gather(storage.write("a", "1"), storage.read("a"))
+        _, record, existed, touched = await asyncio.gather(
+            storage.write("a", "1"), storage.read("a"), storage.has("a"), storage.touch("a", 60)
+        )
 
         assert "1" == record.value
+        assert existed
+        assert touched
 
 
 class TestRounds:

@@ -41,7 +41,8 @@ class BatchedStorage(StorageWrapper):
     whose caller was cancelled when it had left. An operation that waits gathers others for the rest of the loop's tick,
     never longer; one that is alone takes the way of a single operation, without waiting if the one before it was alone
     too. So it is with `write_then_read`: the first rounds of all, the second rounds, what they read.
-    Iteration, `touch` and batches of the caller's own pass through.
+    `has` and `touch` keep their place among the writes of their key; iteration and batches of the caller's own pass
+    through.
 
     Args:
         inner: The storage to wrap.
@@ -79,6 +80,14 @@ class BatchedStorage(StorageWrapper):
             async with self._writing.holding(key):
                 pass
         return await self._reads.send(key)
+
+    async def has(self, key: str) -> bool:
+        async with self._writing.holding(key):
+            return await self._inner.has(key)
+
+    async def touch(self, key: str, ttl: float | None) -> bool:
+        async with self._writing.holding(key):
+            return await self._inner.touch(key, ttl)
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         self._inner._validate("write", key, value, ttl)  # noqa: SLF001
@@ -196,9 +205,11 @@ class _Lane(Generic[Q, R]):
         try:
             await asyncio.sleep(0)
         except asyncio.CancelledError:
-            self._waiting.remove(entry)
-            self._over((operation,))
-            self._let_in(1)
+            future.cancel()
+            if entry in self._waiting:  # If not, a batch that came back meanwhile has taken it along.
+                self._waiting.remove(entry)
+                self._over((operation,))
+                self._let_in(1)
             raise
         finally:
             self._gathering = False
