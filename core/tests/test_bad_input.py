@@ -223,7 +223,7 @@ class TestKeys:
             try:
                 await save(sessions, key, key)
             except InvalidKeyError:
-                assert key_problem(key, storage.capabilities.max_key_bytes) or key.startswith(LEASE_PREFIX)
+                assert key_problem(key, storage.capabilities.max_key_bytes) or LEASE_PREFIX in key
                 return
             assert key == await sessions.read(key)
             assert [key] == [found async for found in sessions.keys()]
@@ -238,7 +238,7 @@ class TestKeys:
         await storage.write(lease, '{"holder":"x"}')
         sessions, prefixed = Sessions(storage, type=str), Sessions(storage, type=str, prefix=LEASE_PREFIX[:5])
 
-        for each, key in [(sessions, lease), (sessions, LEASE_PREFIX), (prefixed, lease[5:])]:
+        for each, key in [(sessions, lease), (sessions, LEASE_PREFIX), (prefixed, lease[5:]), (sessions, f"a{lease}")]:
             for attempt in (
                 save(each, "mine", key),
                 each.read(key),
@@ -248,16 +248,27 @@ class TestKeys:
                 each.move(key, "42"),
                 each.move("42", key),
             ):
-                with pytest.raises(InvalidKeyError, match="no session's key begins with 'bot-session:lease:'"):
+                with pytest.raises(InvalidKeyError, match="no session's key holds 'bot-session:lease:'"):
                     await attempt
-        with pytest.raises(ConfigurationError, match="prefix must not begin with 'bot-session:lease:'"):
+        with pytest.raises(ConfigurationError, match="prefix must not hold 'bot-session:lease:'"):
             Sessions(storage, prefix=lease)
 
         assert '{"holder":"x"}' == (await storage.read(lease)).value
-        others = {LEASE_PREFIX[:-1], f"a{lease}"}
-        for key in others:
-            await save(sessions, "kept", key)
-        assert others == {key async for key in sessions.keys()}
+        await save(sessions, "kept", LEASE_PREFIX[:-1])
+        assert [LEASE_PREFIX[:-1]] == [key async for key in sessions.keys()]
+
+    async def test_a_key_that_is_no_text_is_refused_in_words(self):
+        sessions = Sessions(MemoryStorage(), type=str)
+
+        for attempt in (
+            save(sessions, "mine", 42),
+            sessions.read(42),
+            sessions.delete(42),
+            sessions.update(42, str.upper),
+            sessions.move("42", 42),
+        ):
+            with pytest.raises(InvalidKeyError, match="a key is text, not int"):
+                await attempt
 
     async def test_keys_that_disks_would_take_for_each_other(self, storage):
         sessions = Sessions(storage, type=str)

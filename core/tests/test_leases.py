@@ -139,6 +139,35 @@ class TestTaking:
         assert {"n": 1} == await one.read("42")
         assert 0 == len(two.desk.locks)
 
+    @pytest.mark.parametrize("change", [{}, {"m": 1}])
+    @pytest.mark.parametrize("waiters", [0, 1])
+    @pytest.mark.parametrize("turn", range(1, 12))
+    async def test_whoever_is_cancelled_while_giving_it_back_gives_it_back(self, process, change, waiters, turn):
+        one, two = process(), process()
+
+        async def look():
+            async with one.open("42") as session:
+                inside.set()
+                await leave.wait()
+                session.data.update(change)
+
+        inside, leave = asyncio.Event(), asyncio.Event()
+        looking = asyncio.create_task(look())
+        await inside.wait()
+        waiting = [asyncio.create_task(eat(two)) for _ in range(waiters)]
+        await until_in_line(two.storage, waiters)
+        leave.set()
+        for _ in range(turn):
+            await asyncio.sleep(0)
+        looking.cancel()
+        await asyncio.wait([looking])
+        async with asyncio.timeout(5):
+            await asyncio.gather(*waiting)
+            await eat(two)
+
+        assert waiters + 1 == (await two.read("42"))["n"]
+        assert ["42"] == [key async for key in one.storage.read_all_keys()]
+
     async def test_it_never_shows_when_going_through_sessions(self, process):
         sessions = process()
         async with sessions.open("42") as session:

@@ -483,6 +483,23 @@ class TestLocks:
 
         assert 0 == len(kinds[0].desk.locks)
 
+    @pytest.mark.parametrize("reverse", [False, True])
+    async def test_locks_are_taken_in_the_order_of_the_places_wherever_the_storages_lie_in_memory(self, reverse):
+        first, second = sorted((MemoryStorage(), MemoryStorage()), key=id, reverse=reverse)
+        a, b = Sessions(first, initial=dict, prefix="a:"), Sessions(second, initial=dict, prefix="b:")
+        multi = MultiSessions(b=b, a=a)
+
+        async def eat():
+            async with multi.open({"a": "1", "b": "1"}):
+                pass
+
+        async with a.open("1"):
+            eating = asyncio.create_task(eat())
+            await asyncio.sleep(0.01)
+
+            assert 0 == len(b.desk.locks)
+        await eating
+
 
 class TestWithinEachOther:
     @pytest.mark.parametrize("lazy", [False, True])

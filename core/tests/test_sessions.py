@@ -1,8 +1,10 @@
 """Strict sessions: what is read, what is written, and when nothing is."""
 
 import asyncio
+import dataclasses
 import gc
 import math
+import weakref
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -29,6 +31,54 @@ from bot_session.storage import ANY, MAX_TTL
 class Pizza:
     count: int = 0
     toppings: list[str] = field(default_factory=list)
+
+
+class Shared(MemoryStorage):
+    """What one process has of a storage that several share; it can be held up, overtaken, and fail once."""
+
+    capabilities = dataclasses.replace(MemoryStorage.capabilities, shared=True, durable=True)
+
+    def __init__(self, entries):
+        super().__init__()
+        self._entries = entries
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.after_writes = []
+        self.fails_once = None
+
+    def _fail(self, operation):
+        if self.fails_once == operation:
+            self.fails_once = None
+            raise UnavailableError("down for a moment")
+
+    async def read(self, key):
+        self._fail("read")
+        return await super().read(key)
+
+    async def has(self, key):
+        self._fail("has")
+        return await super().has(key)
+
+    async def touch(self, key, ttl):
+        self._fail("touch")
+        return await super().touch(key, ttl)
+
+    async def delete(self, key, **options):
+        self._fail("delete")
+        return await super().delete(key, **options)
+
+    async def write(self, key, value, **options):
+        self._fail("write")
+        await self.gate.wait()
+        version = await super().write(key, value, **options)
+        if self.after_writes:
+            await self.after_writes.pop(0)()
+        return version
+
+
+async def eat(sessions, key):
+    async with sessions.open(key) as session:
+        assert session.data
 
 
 @pytest.fixture
@@ -588,17 +638,26 @@ class TestOrder:
         assert 0 == len(sessions.desk.locks)
 
     async def test_nothing_is_kept_of_a_storage_that_is_gone(self):
-        from bot_session.desk import _desks
-
-        gc.collect()
-        before = len(_desks)
-        sessions = Sessions(MemoryStorage(), initial=Pizza)
-        assert before + 1 == len(_desks)
-
-        del sessions
+        storage = MemoryStorage()
+        sessions = Sessions(storage, initial=Pizza)
+        async with sessions.open("42") as session:
+            session.data.count += 1
+        gone = weakref.ref(storage)
+        del storage, sessions, session
         gc.collect()
 
-        assert before == len(_desks)
+        assert gone() is None
+
+    async def test_a_storage_need_not_be_hashable(self):
+        @dataclass
+        class Own(MemoryStorage):
+            def __post_init__(self):
+                super().__init__()
+
+        async with Sessions(Own(), initial=Pizza).open("42") as session:
+            session.data.count += 1
+
+        assert Own.__hash__ is None
 
 
 class TestKeys:
@@ -867,6 +926,72 @@ class TestWithoutAHandler:
                 await sessions.move("-1", "-1001")
 
         assert Pizza(1) == await sessions.read("-1")
+
+    async def test_what_another_process_changes_while_it_is_moved_moves_too(self):
+        entries = {}
+        mine, other = (Sessions(Shared(entries), initial=Pizza) for _ in range(2))
+        await mine.update("-1", lambda pizza: Pizza(1))
+        mine.storage.after_writes.append(lambda: other.update("-1", lambda pizza: Pizza(2)))
+
+        assert await mine.move("-1", "-1001")
+        assert {"-1001": Pizza(2)} == dict([entry async for entry in mine.entries()])
+
+    async def test_what_another_process_deletes_while_it_is_moved_is_gone(self):
+        entries = {}
+        mine, other = (Sessions(Shared(entries), initial=Pizza) for _ in range(2))
+        await mine.update("-1", lambda pizza: Pizza(1))
+        mine.storage.after_writes.append(lambda: other.delete("-1"))
+
+        assert not await mine.move("-1", "-1001")
+        assert 0 == await mine.count()
+
+    async def test_a_move_that_others_win_each_time_leaves_the_session_where_it_was(self, monkeypatch):
+        monkeypatch.setattr("bot_session.sessions.ATTEMPTS", 3)
+        entries = {}
+        mine, other = (Sessions(Shared(entries), initial=Pizza) for _ in range(2))
+        await mine.update("-1", lambda pizza: Pizza(1))
+
+        def add(pizza):
+            pizza.count += 1
+
+        mine.storage.after_writes.extend([lambda: other.update("-1", add)] * 3)
+        with pytest.raises(ConflictError):
+            await mine.move("-1", "-1001")
+
+        assert {"-1": Pizza(4)} == dict([entry async for entry in mine.entries()])
+
+    async def test_delete_comes_after_a_save_that_was_given_up_when_it_had_left(self):
+        storage = Shared({})
+        sessions = Sessions(storage, initial=Pizza)
+        storage.gate.clear()
+        given_up, company = (asyncio.create_task(sessions.update(key, lambda _: Pizza(1))) for key in "ab")
+        await asyncio.sleep(0.01)
+        given_up.cancel()
+        await asyncio.sleep(0.01)
+        deleting = asyncio.create_task(sessions.delete("a"))
+        await asyncio.sleep(0.01)
+        storage.gate.set()
+
+        assert await deleting
+        await company
+        assert {"b": Pizza(1)} == dict([entry async for entry in sessions.entries()])
+
+    @pytest.mark.parametrize("operation", ["touch", "delete", "has", "read", "write"])
+    async def test_a_short_outage_is_bridged_whatever_is_done(self, operation):
+        storage = Shared({})
+        sessions = Sessions(storage, initial=Pizza, ttl=1000, renew="use")
+        await storage.write("1", '{"count":1}', ttl=10)
+        calls = {
+            "touch": lambda: eat(sessions, "1"),
+            "delete": lambda: sessions.delete("1"),
+            "has": lambda: sessions.move("1", "1"),
+            "read": lambda: sessions.move("1", "2"),
+            "write": lambda: sessions.move("1", "2"),
+        }
+        storage.fails_once = operation
+        await calls[operation]()
+
+        assert storage.fails_once is None
 
     async def test_going_through_all(self, storage):
         sessions = Sessions(storage, initial=Pizza, prefix="p:")

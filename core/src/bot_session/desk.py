@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import weakref
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from .errors import ConfigurationError
@@ -23,26 +22,25 @@ T = TypeVar("T")
 Slot: TypeAlias = tuple[str, asyncio.Task[Any] | None]
 """A place and the task that has it open."""
 
-_desks: weakref.WeakKeyDictionary[Storage, tuple[KeyLocks, dict[Slot, Session[Any]]]] = weakref.WeakKeyDictionary()
-"""For each storage the locks, and the sessions that are open by place and task; gone with the storage."""
-
 
 class Desk:
     """
     Where the sessions of one storage lie while they are open, and where they wait for their turn.
 
-    All `Sessions` on one storage share what is on it, each seeing the keys behind its own prefix.
+    All `Sessions` on one storage share what is on it.
 
     Args:
         root: The storage itself, without wrappers.
-        prefix: What stands before every key there.
+        prefix: What its wrappers put before every key there.
         timeout: Seconds to wait for a key at most; None is for ever.
     """
 
     def __init__(self, root: Storage, prefix: str, timeout: float | None) -> None:
         self.root = root
         self.prefix = prefix
-        self.locks, self._open = _desks.setdefault(root, (KeyLocks(), {}))
+        # With the storage, and gone with it: the locks, and the sessions that are open, by place and task.
+        shared: tuple[KeyLocks, dict[Slot, Session[Any]]] = vars(root).setdefault("_desk", (KeyLocks(), {}))
+        self.locks, self._open = shared
         self._timeout = timeout
 
     def mine(self, sessions: Sessions[T], key: str) -> Session[T] | None:
@@ -51,18 +49,20 @@ class Desk:
 
         Raises:
             ConfigurationError: It has, but one of another kind: the two would overwrite each other.
+            InvalidKeyError: As `Sessions.place`.
         """
-        session = self._open.get((self.prefix + key, asyncio.current_task()))
+        session = self._open.get((self.prefix + sessions.place(key), asyncio.current_task()))
         if session is not None:
             _expect(session, sessions)
         return session
 
     def take(self, kind: type[Session[Any]], sessions: Sessions[T], key: str, context: object) -> Session[T]:
         """Return `mine`, or else a new session, opened once more than before. Raises as `mine` does."""
-        slot = self.prefix + key, asyncio.current_task()
+        place = sessions.place(key)
+        slot = self.prefix + place, asyncio.current_task()
         session = self._open.get(slot)
         if session is None:
-            session = self._open[slot] = kind(sessions, key, slot, context)
+            session = self._open[slot] = kind(sessions, key, place, slot, context)
         else:
             _expect(session, sessions)
         session.depth += 1
@@ -81,9 +81,9 @@ class Desk:
         """
         await self.locks.acquire(session.place, self._timeout)
 
-    def holding(self, *keys: str) -> AbstractAsyncContextManager[None]:
-        """Keep sessions of these keys waiting."""
-        return self.locks.holding(*(self.prefix + key for key in keys), timeout=self._timeout)
+    def holding(self, *places: str) -> AbstractAsyncContextManager[None]:
+        """Keep sessions waiting whose keys in the storage of their `Sessions` are these."""
+        return self.locks.holding(*(self.prefix + place for place in places), timeout=self._timeout)
 
 
 def _expect(session: Session[Any], sessions: Sessions[Any]) -> None:

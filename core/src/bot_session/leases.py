@@ -27,16 +27,21 @@ import msgspec
 from .errors import ConflictError, LockTimeoutError, SchemaError, StorageError, UnavailableError
 from .storage import ABSENT, Record, Storage, Version, Write
 
-__all__ = ["LEASE_PREFIX", "Lease"]
+__all__ = ["LEASE_PREFIX", "Lease", "is_lease"]
 
 LEASE_PREFIX: Final = "bot-session:lease:"
-"""What the keys of leases begin with. Going through sessions passes them over."""
+"""What the keys of leases begin with, behind the prefix of a `PrefixedStorage`; no session's key holds it."""
 
 SHORTEST_WAIT: Final = 0.005
 LONGEST_WAIT: Final = 0.1
 """Seconds between two looks at a lease that somebody else holds: from the one they double up to the other."""
 
 logger = logging.getLogger("bot_session.leases")
+
+
+def is_lease(key: str) -> bool:
+    """Whether a key is that of a lease, whatever prefix it lies behind: going through sessions passes it over."""
+    return LEASE_PREFIX in key
 
 
 class _Line(msgspec.Struct):
@@ -209,18 +214,30 @@ class Lease:
         try:
             if not await self._rewrite(self._parting()):
                 await self._hand_over()
+        except asyncio.CancelledError:
+            await self._hand_over(perhaps_done=True)
+            raise
         except StorageError as error:
             self._complain(error)
 
-    async def _hand_over(self) -> None:
-        """Somebody has joined the line, or has the lease: it has changed since it was last looked at."""
+    async def _hand_over(self, *, perhaps_done: bool = False) -> None:
+        """
+        Give back what has changed since it was last looked at: somebody has joined the line, or has the lease.
+
+        Cancelled, it is done once more, for which ``perhaps_done``: or others would wait until the lease runs out.
+        """
         try:
             while self._is_holder(await self._look()):
                 if await self._rewrite(self._parting()):
                     return
+        except asyncio.CancelledError:
+            if not perhaps_done:
+                await self._hand_over(perhaps_done=True)
+            raise
         except StorageError as error:
             self._complain(error)
-        else:
+            return
+        if not perhaps_done:
             logger.warning("the lease of session %r ran out before its update was over", self._place)
 
     def _complain(self, error: StorageError) -> None:

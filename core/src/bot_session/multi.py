@@ -156,8 +156,8 @@ class MultiOpening:
     async def __aenter__(self) -> MultiSession:
         try:
             fragments = {name: self._fragment(name, sessions) for name, sessions in self._multi.fragments.items()}
-            # One order for everybody, whatever the fragments are called: that of the places.
-            self._mine.sort(key=lambda session: (id(session.sessions.desk.root), session.place))
+            # One order for everybody, in other processes too, whatever the fragments are called: that of the places.
+            self._mine.sort(key=_order)
             if not self._lazy:
                 for session in self._mine:
                     await session.lock()
@@ -176,7 +176,7 @@ class MultiOpening:
         key = self._keys.get(name)
         if key is None:
             return KeylessSession(f"this update has no session {name!r}: its key is None")
-        place = (sessions.desk.root, sessions.desk.prefix + key)
+        place = (sessions.desk.root, sessions.desk.prefix + sessions.place(key))
         if any(place == (other.sessions.desk.root, other.place) for other in self._mine):
             raise ConfigurationError(
                 f"two session fragments, {name!r} among them, have the same storage and the same key {place[1]!r}: "
@@ -197,6 +197,11 @@ class MultiOpening:
                 for session, depth in zip(self._mine, depths, strict=True):
                     if session.depth == depth:  # We were cancelled before this one began to end.
                         rest.push_async_callback(session.finish, save=False)
+
+
+def _order(session: Session[Any]) -> tuple[str, str, int]:
+    root = session.sessions.desk.root
+    return session.place, repr(root), id(root)
 
 
 async def _all(steps: Iterable[Awaitable[None]]) -> None:

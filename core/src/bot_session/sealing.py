@@ -25,7 +25,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from .errors import ConfigurationError, ConflictError, DecodeError, EncodeError
-from .leases import LEASE_PREFIX
+from .leases import is_lease
 from .storage import Write, conflicts_only
 from .wrappers import locate
 
@@ -276,7 +276,7 @@ async def reseal_documents(
             kept += len(again) - len(batch)
 
     async for key, record in storage.read_all_entries(prefix, batch_size=batch_size):
-        if key.startswith(LEASE_PREFIX):
+        if is_lease(key):
             continue
         if seal.is_current(record.value):
             kept += 1

@@ -66,14 +66,14 @@ class Session(Generic[T]):
         "slot",
     )
 
-    def __init__(self, sessions: Sessions[T], key: str, slot: Slot, context: object) -> None:
+    def __init__(self, sessions: Sessions[T], key: str, place: str, slot: Slot, context: object) -> None:
         self.key = key
         self.is_new = False
         self.depth = 0  # How many times it is open, one within the other.
         self.slot = slot  # On the desk.
         self.place = slot[0]  # Its key in the storage itself.
         self._sessions = sessions
-        self._place = sessions.place(key)
+        self._place = place  # Its key in the storage of its sessions.
         self._context = context
         self._data: T = _UNSET
         self._baseline: str | None = None  # The text that means "unchanged".
@@ -376,7 +376,7 @@ class Session(Generic[T]):
         if ttl is None or not self._accessed or stored is None or stored.version is None:
             return
         if stored.left is None or stored.left < ttl * (1 - SLACK):
-            await sessions.storage.touch(self._place, ttl)
+            await sessions.documents.storage.touch(self._place, ttl)
             stored.left = ttl
 
     def _check(self) -> None:
@@ -398,8 +398,8 @@ class LazySession(Session[T]):
 
     __slots__ = ("_locking", "together")
 
-    def __init__(self, sessions: Sessions[T], key: str, slot: Slot, context: object) -> None:
-        super().__init__(sessions, key, slot, context)
+    def __init__(self, sessions: Sessions[T], key: str, place: str, slot: Slot, context: object) -> None:
+        super().__init__(sessions, key, place, slot, context)
         self._locking = asyncio.Lock()  # Several tasks of one handler may be the first to need the key's lock.
         self.together: Sequence[Session[Any]] = ()  # Those whose locks are taken with its own, in this order.
 

@@ -29,9 +29,9 @@ from .desk import Desk
 from .documents import ATTEMPTS, Documents, back_off
 from .errors import CodecError, ConfigurationError, ConflictError, InvalidKeyError, LockTimeoutError
 from .keys import by_chat, key_of
-from .leases import LEASE_PREFIX, Lease
+from .leases import LEASE_PREFIX, Lease, is_lease
 from .session import KeylessSession, LazySession, Session
-from .storage import ABSENT, ANY, Storage, is_ttl
+from .storage import ABSENT, ANY, Storage, is_ttl, key_problem
 from .wrappers import RetryingStorage, locate
 
 if TYPE_CHECKING:
@@ -205,8 +205,8 @@ class Sessions(Generic[T]):
         _expect("renew", renew, "change", "use")
         _expect("save", save, "changed", "accessed")
         _expect("lock", lock, "process", "shared")
-        if prefix.startswith(LEASE_PREFIX):
-            raise ConfigurationError(f"prefix must not begin with {LEASE_PREFIX!r}, which is how leases do")
+        if is_lease(prefix):
+            raise ConfigurationError(f"prefix must not hold {LEASE_PREFIX!r}, by which leases are known")
         if lock == "shared" and not storage.capabilities.shared:
             raise ConfigurationError(f'lock="shared" is for storages that processes share, and {storage!r} is none')
         if not callable(on_conflict):
@@ -232,19 +232,22 @@ class Sessions(Generic[T]):
             on_conflict=on_conflict,
             seal=seal,
         )
-        self.desk = Desk(*locate(storage, prefix), lock_timeout)
+        self.desk = Desk(*locate(storage, ""), lock_timeout)
 
     def place(self, key: str) -> str:
         """
         Return the key that a session has in `storage`.
 
         Raises:
-            InvalidKeyError: It would be taken for the lease of another session.
+            InvalidKeyError: It is no text, or would be taken for the lease of another session.
         """
-        place = self.prefix + key
-        if LEASE_PREFIX in place and place.startswith(LEASE_PREFIX):  # The first is an operator, and quick.
+        try:
+            place = self.prefix + key
+        except TypeError:
+            raise InvalidKeyError(f"{key_problem(key, None)}: write str(...)", key=str(key)) from None
+        if LEASE_PREFIX in place:
             raise InvalidKeyError(
-                f"no session's key begins with {LEASE_PREFIX!r}: leases do", key=place, storage=self.storage
+                f"no session's key holds {LEASE_PREFIX!r}, by which leases are known", key=place, storage=self.storage
             )
         return place
 
@@ -256,7 +259,7 @@ class Sessions(Generic[T]):
     async def _holding(self, *keys: str) -> AsyncIterator[list[Lease]]:
         """Keep others from these sessions, as an open session does: with the leases that it takes, if any."""
         leases: list[Lease] = []
-        async with self.desk.holding(*keys), AsyncExitStack() as stack:
+        async with self.desk.holding(*map(self.place, keys)), AsyncExitStack() as stack:
             if self.lock == "shared":
                 for key in sorted(set(keys)):
                     lease = self.lease(key)
@@ -357,8 +360,8 @@ class Sessions(Generic[T]):
         mine = self.desk.mine(self, key)
         if mine is None:
             async with self._holding(key):
-                return await self.storage.delete(self.place(key))
-        existed = await self.storage.has(self.place(key))
+                return await self.documents.storage.delete(self.place(key))
+        existed = await self.documents.storage.has(self.place(key))
         mine.data = None
         await mine.save()
         return existed
@@ -418,32 +421,49 @@ class Sessions(Generic[T]):
             Whether there was a session under ``old``.
 
         Raises:
-            ConflictError: There is one under ``new``, and ``overwrite`` is False. Nothing was changed.
+            ConflictError: There is one under ``new``, and ``overwrite`` is False: nothing was changed. Or others changed
+                the session each time that it was moved: it is under ``old``.
             DecodeError: It cannot be unsealed. Nothing was changed.
             LockTimeoutError: One of them is open in this update, or stays open in another for too long.
             StorageError: The storage could not do it. The session is under ``old``, perhaps under both.
         """
         old_place, new_place = self.place(old), self.place(new)
         if old == new:
-            return await self.storage.has(old_place)
+            return await self.documents.storage.has(old_place)
         if self.desk.mine(self, old) or self.desk.mine(self, new):
             raise LockTimeoutError(f"{old!r} or {new!r} is open in this very update, which cannot wait for its own end")
         async with self._holding(old, new):
-            record = await self.storage.read(old_place)
+            return await self._move(old_place, new_place, ANY if overwrite else ABSENT)
+
+    async def _move(self, old: str, new: str, match: Match) -> bool:
+        storage = self.documents.storage
+        overtaken: ConflictError | None = None
+        for attempt in range(ATTEMPTS):
+            record = await storage.read(old)
             if record is None:
-                return False
-            match = ANY if overwrite else ABSENT
-            document = self.documents.moved(record.value, old_place, new_place)
-            await self.storage.write(new_place, document, ttl=record.lasting, match=match)
-            await self.storage.delete(old_place, match=record.version)
-            return True
+                break
+            document = self.documents.moved(record.value, old, new)
+            match = await storage.write(new, document, ttl=record.lasting, match=match)
+            try:
+                await storage.delete(old, match=record.version)
+            except ConflictError as error:  # Another process has changed it meanwhile: then that is what moves.
+                overtaken = error
+                await back_off(attempt)
+            else:
+                return True
+        if overtaken is None:
+            return False
+        await storage.delete(new, match=match)  # It is out of date, or the session was deleted meanwhile.
+        if record is not None:
+            raise overtaken
+        return False
 
     # ------------------------------------------------------------------ all sessions
 
     async def keys(self, *, batch_size: int = 500) -> AsyncIterator[str]:
         """Stream the keys of all sessions of this kind. Raises as `Storage.read_all_keys` does."""
         async for key in self.storage.read_all_keys(self.prefix, batch_size=batch_size):
-            if key.startswith(LEASE_PREFIX):
+            if is_lease(key):
                 continue
             yield key[len(self.prefix) :]
 
@@ -463,7 +483,7 @@ class Sessions(Generic[T]):
             StorageError: As `Storage.read_all_entries`.
         """
         async for place, record in self.storage.read_all_entries(self.prefix, batch_size=batch_size):
-            if place.startswith(LEASE_PREFIX):
+            if is_lease(place):
                 continue
             try:
                 loaded = await self.documents.unpack(place, record)
