@@ -93,6 +93,11 @@ class Strict(pydantic.BaseModel):
     chat_id: int = pydantic.Field(0, alias="chatId")
 
 
+class Free(pydantic.BaseModel, extra="allow"):
+    count: int = 0
+    _seen: list[int] = pydantic.PrivateAttr(default_factory=list)
+
+
 @dataclass
 class Mixed:
     order: Order = field(default_factory=Order)
@@ -190,6 +195,19 @@ class TestTypedData:
             saved(Codec(Strict), model)
 
         assert "secret" not in str(caught.value)
+
+    def test_the_extra_fields_of_a_pydantic_model_come_back_or_are_refused(self):
+        back = saved(Codec(Free), Free(note="a", more=[1]))
+        assert Free(note="a", more=[1]) == back
+
+        with pytest.raises(EncodeError, match=r"data\.when is date"):
+            saved(Codec(Free), Free(when=date(2026, 1, 1)))
+
+    def test_so_does_what_only_the_models_own_comparison_tells(self):
+        model = Free()
+        model._seen.append(1)
+        with pytest.raises(EncodeError, match="data is a Free whose value would change"):
+            saved(Codec(Free), model)
 
     def test_a_class_without_eq_is_compared_field_by_field(self):
         back = saved(Codec(Incomparable), Incomparable(3, [1, "a"]))

@@ -1,6 +1,8 @@
 """What happens when another process saved the same session meanwhile."""
 
+import asyncio
 from dataclasses import dataclass, field
+from typing import NotRequired, TypedDict
 
 import pytest
 from bot_session import ConflictError, EncodeError, Sessions
@@ -204,9 +206,137 @@ class TestMerging:
 
         assert before == storage.calls
 
+    @pytest.mark.parametrize("meanwhile", [False, True])
+    async def test_whoever_holds_the_data_goes_on_with_what_was_merged_midway(self, storage, meanwhile):
+        await storage.store("42", text(1))
+        Elsewhere(storage, text(1, "theirs"))
+        async with sessions(storage).open("42") as session:
+            pizza = session.data
+            pizza.count = 2
+            storage.gate.clear()
+            saving = asyncio.create_task(session.save())
+            await asyncio.sleep(0)
+            if meanwhile:
+                pizza.toppings.append("ham")
+            storage.gate.set()
+            await saving
+            if not meanwhile:
+                pizza.toppings.append("ham")
+
+        assert text(2, "theirs", '["ham"]') == await storage.stored("42")
+
+    async def test_a_change_while_it_is_merged_midway_may_conflict_too(self, storage):
+        await storage.store("42", text(1))
+        Elsewhere(storage, text(1, "theirs"))
+        with pytest.raises(ConflictError, match="name"):
+            async with sessions(storage).open("42") as session:
+                session.data.count = 2
+                storage.gate.clear()
+                saving = asyncio.create_task(session.save())
+                await asyncio.sleep(0)
+                session.data.name = "mine"
+                storage.gate.set()
+                with pytest.raises(ConflictError, match="name"):
+                    await saving
+
+        assert text(2, "theirs") == await storage.stored("42")
+
+    async def test_saving_twice_at_once_is_no_conflict(self, storage):
+        await storage.store("42", text(1))
+        async with sessions(storage, "raise").open("42") as session:
+            session.data.count = 2
+            storage.gate.clear()
+            saving = [asyncio.create_task(session.save()) for _ in range(2)]
+            await asyncio.sleep(0)
+            session.data.count = 3
+            storage.gate.set()
+            await asyncio.gather(*saving)
+
+        assert text(3) == await storage.stored("42")
+
+    async def test_neither_is_the_end_while_it_is_being_saved(self, storage):
+        await storage.store("42", text(1))
+        async with sessions(storage, "raise").open("42") as session:
+            session.data.count = 2
+            storage.gate.clear()
+            saving = asyncio.create_task(session.save())
+            await asyncio.sleep(0)
+            session.data.count = 3
+            asyncio.get_running_loop().call_later(0.01, storage.gate.set)
+        await saving
+
+        assert text(3) == await storage.stored("42")
+
+    async def test_what_comes_out_must_be_such_data(self, storage):
+        @dataclass
+        class Shift:
+            start: int = 0
+            end: int = 10
+
+            def __post_init__(self):
+                if self.start > self.end:
+                    raise ValueError("start after end")
+
+        await storage.store("42", '{"start":1,"end":10}')
+        Elsewhere(storage, '{"start":1,"end":5}')
+        with pytest.raises(ConflictError, match=r"does not go together: .* start after end"):
+            async with Sessions(storage, initial=Shift).open("42") as session:
+                session.data.start = 8
+
+        assert '{"start":1,"end":5}' == await storage.stored("42")
+
+    @pytest.mark.parametrize("admins", ["[7,15]", "[15,7]"])
+    async def test_sets_that_come_in_another_order_have_not_changed(self, storage, admins):
+        @dataclass
+        class Group:
+            count: int = 0
+            name: str = ""
+            admins: set[int] = field(default_factory=set)
+
+        groups = Sessions(storage, initial=Group)
+        await groups.update("42", lambda _: Group(admins={7, 15}))  # They change places whenever they are read.
+        storage.calls.clear()
+        for _ in range(2):
+            async with groups.open("42") as session:
+                assert {7, 15} == session.data.admins
+
+        assert [("read", "42")] * 2 == storage.calls
+
+        await storage.store("42", f'{{"count":0,"name":"","admins":{admins}}}')
+        Elsewhere(storage, '{"count":0,"name":"theirs","admins":[15,7]}')
+        async with groups.open("42") as session:
+            session.data.count += 1
+
+        assert Group(1, "theirs", {7, 15}) == await groups.read("42")
+
+    @pytest.mark.parametrize(
+        "policy", ["merge", "overwrite", "raise", lambda mine, theirs, base: (base is None) and mine]
+    )
+    async def test_initial_data_need_not_be_readable(self, storage, policy):
+        class Cart(TypedDict):
+            items: list[str]
+            count: NotRequired[int]
+
+        Elsewhere(storage, '{"items":["theirs"]}')
+        opening = Sessions(storage, initial=Cart, on_conflict=policy).open("42")
+        if policy in {"merge", "raise"}:
+            with pytest.raises(ConflictError):
+                async with opening as session:
+                    session.data["items"] = ["mine"]
+        else:
+            async with opening as session:
+                session.data["items"] = ["mine"]
+
+        kept = "theirs" if policy in {"merge", "raise"} else "mine"
+        assert f'{{"items":["{kept}"]}}' == await storage.stored("42")
+
     @pytest.mark.parametrize(
         ("base", "mine", "theirs", "merged"),
         [
+            ("[1]", "[1,2]", "[1]", "[1,2]"),
+            ("[1]", "[1]", "[1,2]", "[1,2]"),
+            ('{"a":1}', None, '{"a":1}', None),
+            ('{"a":1}', '{"a":1}', None, None),
             ('{"a":1,"b":1}', '{"a":2,"b":1}', '{"a":1,"b":1,"c":3}', '{"a":2,"b":1,"c":3}'),
             ('{"a":1,"b":1}', '{"b":1}', '{"a":1,"b":2}', '{"b":2}'),
             ('{"a":1,"b":1}', '{"a":5,"b":1}', '{"a":1}', '{"a":5}'),

@@ -633,3 +633,84 @@ class TestKeysAndTurns:
 
         assert Pizza(1) == await sessions.read("42")
         assert 0 == len(sessions.desk.locks)
+
+
+class TestPromises:
+    """An awaitable that is assigned is kept, whoever asks for it, and whoever gives up."""
+
+    @staticmethod
+    async def later(session=None):
+        await asyncio.sleep(0.01)
+        return Pizza(2 if session is None else (await session.get()).count + 1)
+
+    async def test_all_who_ask_get_the_same(self, sessions):
+        async with sessions.open("42", lazy=True) as session:
+            session.data = self.later()
+            one, two = await asyncio.gather(session.get(), session.get())
+
+            assert one is two
+            assert Pizza(2) == one
+
+        assert Pizza(2) == await sessions.read("42")
+
+    async def test_it_is_saved_though_whoever_asked_gave_up(self, sessions):
+        async with sessions.open("42", lazy=True) as session:
+            session.data = self.later()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.001):
+                    await session.get()
+
+        assert Pizza(2) == await sessions.read("42")
+
+    async def test_it_is_saved_though_somebody_is_still_asking_at_the_end(self, sessions):
+        async with sessions.open("42", lazy=True) as session:
+            session.data = self.later()
+            asking = asyncio.create_task(session.get())
+            await turns()
+
+        assert Pizza(2) == await sessions.read("42")
+        await asyncio.wait([asking])
+
+    async def test_all_who_ask_are_told_that_it_failed(self, storage, sessions):
+        async def fail():
+            await asyncio.sleep(0)
+            raise ZeroDivisionError
+
+        await storage.store("42", '{"count":1}')
+        async with sessions.open("42", lazy=True) as session:
+            session.data = fail()
+            outcomes = await asyncio.gather(session.get(), session.get(), return_exceptions=True)
+
+            assert [ZeroDivisionError] * 2 == [type(outcome) for outcome in outcomes]
+            assert Pizza(1) == await session.get()
+
+    async def test_a_failure_of_which_nobody_was_told_is_told_at_the_end(self, sessions):
+        async def fail():
+            await asyncio.sleep(0.005)
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            async with sessions.open("42", lazy=True) as session:
+                session.data = fail()
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.001):
+                        await session.get()
+                await asyncio.sleep(0.01)
+
+    async def test_another_assignment_takes_its_place_though_it_has_begun(self, sessions):
+        async with sessions.open("42", lazy=True) as session:
+            session.data = self.later()
+            asking = asyncio.create_task(session.get())
+            await turns()
+            session.data = Pizza(7)
+
+            assert Pizza(7) == await asking
+
+        assert Pizza(7) == await sessions.read("42")
+
+    async def test_inside_of_it_is_what_was_there_before(self, storage, sessions):
+        await storage.store("42", '{"count":1}')
+        async with asyncio.timeout(5), sessions.open("42", lazy=True) as session:
+            session.data = self.later(session)
+
+        assert Pizza(2) == await sessions.read("42")

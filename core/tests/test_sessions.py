@@ -491,6 +491,51 @@ class TestSavingMidway:
 
         assert Pizza(2) == await sessions.read("42")
 
+    @pytest.mark.parametrize("again", ["", "clear"])
+    @pytest.mark.parametrize("delete", ["assign", "clear"])
+    async def test_what_is_deleted_while_it_is_being_saved_is_deleted(self, storage, sessions, delete, again):
+        await storage.store("42", '{"count":1}')
+        async with sessions.open("42") as session:
+            if again:
+                session.clear()
+            session.data.count = 2
+            storage.gate.clear()
+            saving = asyncio.create_task(session.save())
+            await asyncio.sleep(0)
+            if delete == "clear":
+                session.clear()
+            else:
+                session.data = None
+            storage.gate.set()
+            await saving
+
+            assert '{"count":2,"toppings":[]}' == await storage.stored("42")
+
+        assert await storage.stored("42") is None
+
+    async def test_a_save_that_waits_for_another_may_come_too_late(self, storage, sessions):
+        async with sessions.open("42") as session:
+            session.data.count = 1
+            storage.gate.clear()
+            saving, late = (asyncio.create_task(session.save()) for _ in range(2))
+            await asyncio.sleep(0)
+            late.cancel()
+            storage.gate.set()
+        await saving
+
+        assert Pizza(1) == await sessions.read("42")
+
+    @pytest.mark.parametrize("number", [math.nan, math.inf])
+    @pytest.mark.parametrize("stored", [None, '{"x":null}'])
+    async def test_nan_in_place_of_nothing_is_refused_and_not_dropped(self, storage, stored, number):
+        if stored is not None:
+            await storage.store("42", stored)
+        with pytest.raises(EncodeError, match=r"data\['x'\] is float"):
+            async with Sessions(storage, initial=lambda: {"x": None}).open("42") as session:
+                session.data["x"] = number
+
+        assert stored == await storage.stored("42")
+
 
 class TestSaveAccessed:
     """grammY's policy: whatever was looked at is written."""
@@ -508,6 +553,20 @@ class TestSaveAccessed:
             pass
 
         assert [("read", "42")] == storage.calls
+
+    @pytest.mark.parametrize("midway", [False, True])
+    @pytest.mark.parametrize("stored", [None, '{"n":1}'])
+    async def test_what_was_cleared_stays_so(self, storage, stored, midway):
+        if stored is not None:
+            await storage.store("42", stored)
+        async with Sessions(storage, initial=dict, save="accessed").open("42") as session:
+            session.clear()
+            if midway:
+                await session.save()
+
+            assert {} == session.data
+
+        assert await storage.stored("42") is None
 
     async def test_initial_data_counts_as_a_write(self, storage):
         async with Sessions(storage, initial=dict, save="accessed").open("42"):

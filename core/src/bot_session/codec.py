@@ -22,12 +22,12 @@ import msgspec
 from msgspec import inspect as types
 
 from .errors import ConfigurationError, DecodeError, EncodeError
-from .fidelity import is_json, is_plain, look_for
+from .fidelity import holds_sets, is_json, is_plain, look_for
 
 if typing.TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Codec", "split", "type_of"]
+__all__ = ["Codec", "fill", "split", "type_of"]
 
 T = TypeVar("T")
 
@@ -65,6 +65,29 @@ class Codec(Generic[T]):
         # A subclass with an encoding of its own is only known to bring back what it has read back.
         is_own = type(self).encode is Codec.encode and type(self).decode is Codec.decode
         self._look = look_for(info) if is_own else None
+        # It sorts dicts, too: for comparing only.
+        orderly = msgspec.json.Encoder(enc_hook=_to_plain, order="deterministic").encode
+        self._encode_sorted = orderly if is_own and holds_sets(info) else None
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether data that has not changed is encoded alike each time. Sets are not."""
+        return self._encode_sorted is None
+
+    def canonical(self, document: str) -> str:
+        """
+        Rewrite data that may come from another program as the codec writes it, with what sets hold in order.
+
+        Raises:
+            DecodeError: It is not what the type demands.
+        """
+        data = self.decode(document)
+        if self._encode_sorted is None:
+            return self.encode(data)
+        try:
+            return self._encode_sorted(data).decode()
+        except UnicodeEncodeError:
+            return self.encode(data)
 
     def encode(self, data: T) -> str:
         """
@@ -166,6 +189,31 @@ class Codec(Generic[T]):
         except (TypeError, ValueError, OverflowError, NotImplementedError):
             return False
         return True
+
+
+def fill(data: Any, new: Any) -> Any:
+    """
+    Give data the content of ``new`` in place, so that whoever holds it sees it.
+
+    Returns:
+        The data; ``new`` if it is of another type, or of one that cannot be changed.
+    """
+    if type(data) is not type(new):
+        return new
+    if isinstance(data, dict):
+        data.clear()
+        data.update(new)
+        return data
+    if isinstance(data, list):
+        data[:] = new
+        return data
+    names = _fields(type(data))
+    try:
+        for name in names:
+            setattr(data, name, getattr(new, name))
+    except (AttributeError, TypeError, ValueError):  # It is frozen, or checks each assignment.
+        return new
+    return data if names else new
 
 
 def type_of(initial: Callable[..., Any] | None) -> Any:
@@ -276,9 +324,15 @@ def _difference(mine: Any, back: Any, path: str = "data", *, exact: bool) -> str
     found = (_difference(a, b, place, exact=exact) for (a, place), (b, _) in parts)
     if difference := next(filter(None, found), None):
         return difference
-    if mine == back or isinstance(mine, (dict, list, tuple)) or _fields(type(mine)):
+    if mine == back or isinstance(mine, (dict, list, tuple)) or (_fields(type(mine)) and _has_identity(mine)):
         return None
     return f"{path} is a {_name(type(mine))} whose value would change"
+
+
+def _has_identity(value: Any) -> bool:
+    """Whether a value, or one that it holds, is of a class without ``__eq__``: equal to nothing but itself."""
+    has_none: bool = getattr(type(value), "__eq__") is getattr(object, "__eq__")  # noqa: B009 - mypy compares types
+    return has_none or any(_has_identity(part) for part, _ in _parts(value, ""))
 
 
 def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
@@ -287,7 +341,9 @@ def _parts(value: Any, path: str) -> list[tuple[Any, str]]:
         return [(part, f"{path}[{key!r}]") for key, part in value.items()]
     if isinstance(value, (list, tuple)):
         return [(part, f"{path}[{i}]") for i, part in enumerate(value)]
-    return [(getattr(value, name, None), f"{path}.{name}") for name in _fields(type(value))]
+    more = getattr(value, "__pydantic_extra__", None) or {}
+    parts = [(getattr(value, name, None), f"{path}.{name}") for name in _fields(type(value))]
+    return parts + [(part, f"{path}.{name}") for name, part in more.items()]
 
 
 def _fields(cls: Any) -> list[str]:

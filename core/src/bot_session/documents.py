@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .migrations import Migration
     from .storage import Match, Record, Storage, Version
 
-__all__ = ["ATTEMPTS", "Documents", "Loaded", "back_off"]
+__all__ = ["ATTEMPTS", "Base", "Documents", "Loaded", "back_off"]
 
 T = TypeVar("T")
 
@@ -63,6 +63,19 @@ class Loaded(msgspec.Struct, Generic[T]):
     left: float | None = None
     envelope: Decimal | None = None
     found: bool = False
+
+
+class Base(msgspec.Struct, frozen=True):
+    """
+    The data from which an update started.
+
+    Attributes:
+        text: As text; None if there was none.
+        stored: Whether it was stored; if not, it is what ``initial`` made.
+    """
+
+    text: str | None = None
+    stored: bool = True
 
 
 class Documents(Generic[T]):
@@ -173,15 +186,6 @@ class Documents(Generic[T]):
         loaded.data, loaded.text, loaded.found = self.codec.decode(document), document, True
         loaded.canonical = hash(document) in self._own
 
-    def canonical(self, text: str) -> str:
-        """
-        Rewrite data that may come from another program as the codec writes it.
-
-        Raises:
-            DecodeError: It is not what the type demands.
-        """
-        return self.codec.encode(self.codec.decode(text))
-
     def initial(self, context: object) -> Any:
         """Make the data of a new session: perhaps an awaitable of it."""
         if self._initial is None:
@@ -287,14 +291,14 @@ class Documents(Generic[T]):
         return locate(self.storage, key)[1]
 
     async def settle(
-        self, key: str, base: str | None, mine: str | None, conflict: ConflictError
+        self, key: str, base: Base, mine: str | None, conflict: ConflictError
     ) -> tuple[str | None, Version | None]:
         """
         Settle a conflict as the policy says, and write what comes out.
 
         Args:
             key: Where.
-            base: The data from which this side started, as text; None if there was none.
+            base: From what this side started.
             mine: What this side wanted to write; None to delete.
             conflict: What the storage raised.
 
@@ -307,9 +311,9 @@ class Documents(Generic[T]):
         """
         for attempt in range(ATTEMPTS):
             loaded = await self.load(key)
-            theirs = None if loaded.text is None else self.canonical(loaded.text)
+            theirs = None if loaded.text is None else self.codec.canonical(loaded.text)
             try:
-                settled = await self._resolve(None if base is None else self.canonical(base), mine, theirs)
+                settled = await self._resolve(base, mine, theirs)
             except ConflictError as unsettled:
                 _describe(unsettled, conflict)
                 raise unsettled from conflict
@@ -323,16 +327,19 @@ class Documents(Generic[T]):
             await back_off(attempt)
         raise conflict
 
-    async def _resolve(self, base: str | None, mine: str | None, theirs: str | None) -> str | None:
+    async def _resolve(self, base: Base, mine: str | None, theirs: str | None) -> str | None:
         policy = self._on_conflict
         if policy == "overwrite":
             return mine
         if policy == "merge":
-            return merge(base, mine, theirs)
+            return self.merge(base, mine, theirs)
         if policy == "raise":
             raise ConflictError("somebody else saved the session meanwhile", mine=mine, theirs=theirs)
         decide = cast("Callable[..., Any]", policy)
-        sides = (None if text is None else self.codec.decode(text) for text in (mine, theirs, base))
+        sides = (
+            None if text is None else self.codec.decode(text)
+            for text in (mine, theirs, base.text if base.stored else None)
+        )
         data = decide(*sides)
         data = await data if inspect.isawaitable(data) else data
         if data is None:
@@ -340,6 +347,27 @@ class Documents(Generic[T]):
         text = self.codec.encode(data)
         self.codec.verify(data, text)
         return text
+
+    def merge(self, base: Base, mine: str | None, theirs: str | None) -> str | None:
+        """
+        Merge two changes of the data, as text, if what comes out is such data.
+
+        Raises:
+            ConflictError: They do not go together.
+        """
+        before = base.text
+        if before is not None and base.stored:  # Initial data is as the codec writes it; it need not be readable.
+            before = self.codec.canonical(before)
+        if mine is not None and not self.codec.is_steady:
+            mine = self.codec.canonical(mine)
+        merged = merge(before, mine, theirs)
+        try:
+            if merged is not None:
+                self.codec.decode(merged)
+        except DecodeError as error:
+            problem = f"what both sides changed does not go together: {error}"
+            raise ConflictError(problem, mine=mine, theirs=theirs) from error
+        return merged
 
 
 def _describe(unsettled: ConflictError, conflict: ConflictError) -> None:

@@ -33,7 +33,7 @@ from msgspec import inspect as types
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-__all__ = ["Look", "is_json", "is_plain", "look_for"]
+__all__ = ["Look", "holds_sets", "is_json", "is_plain", "look_for"]
 
 Look: TypeAlias = "Callable[[Any], bool]"
 """Says of data whether it certainly comes back as it was. False is no verdict: then reading it back has to tell."""
@@ -71,6 +71,19 @@ def is_plain(info: types.Type) -> bool:
         case types.ListType(item_type=item):
             return is_plain(item)
     return False
+
+
+def holds_sets(info: Any, seen: frozenset[Any] = frozenset()) -> bool:
+    """Whether a type has a set in it somewhere: equal sets may come in another order each time that they are made."""
+    if isinstance(info, (types.SetType, types.FrozenSetType)):
+        return True
+    cls = getattr(info, "cls", None)
+    if cls in seen:
+        return False
+    parts = [getattr(info, name) for name in ("type", "item_type", "key_type", "value_type") if hasattr(info, name)]
+    parts += [*getattr(info, "item_types", ()), *getattr(info, "types", ())]
+    parts += [field.type for field in getattr(info, "fields", ())]
+    return any(holds_sets(part, seen if cls is None else seen | {cls}) for part in parts)
 
 
 def is_json(data: Any, deepest: int = 100) -> bool:

@@ -49,6 +49,8 @@ def merge(base: str | None, mine: str | None, theirs: str | None) -> str | None:
     """
     if mine is None and theirs is None:
         return None
+    if base is not None and base in {mine, theirs}:  # Only one side has changed it, if at all.
+        return theirs if base == mine else mine
     if mine is None or theirs is None:
         raise ConflictError("one side deleted the session, the other changed it", mine=mine, theirs=theirs)
     try:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
-from .documents import Loaded
+from .codec import fill
+from .documents import Base, Loaded
 from .errors import ConflictError, SessionClosedError, SessionKeyError
 from .storage import ABSENT, ANY
 
@@ -47,18 +49,21 @@ class Session(Generic[T]):
         "_accessed",
         "_base",
         "_baseline",
+        "_began",
         "_canonical",
         "_cleared",
         "_closed",
         "_context",
         "_data",
         "_filling",
+        "_forgotten",
         "_held",
         "_lease",
         "_place",
-        "_promise",
+        "_saving",
         "_sessions",
         "_stored",
+        "_unsettled",
         "depth",
         "is_new",
         "key",
@@ -80,17 +85,21 @@ class Session(Generic[T]):
         self._canonical = True  # Whether the baseline is certainly as our own codec would write it.
         self._base: str | None = None  # What the data was when it was read: where a merge starts.
         self._stored: Loaded[T] | None = None  # What is in the storage, as far as this session knows.
-        self._held = self._cleared = self._accessed = self._closed = False
+        self._held = self._accessed = self._closed = False
+        self._began = False  # Whether the base is initial data, which was never stored.
+        self._cleared: object = None  # What is stored is to be deleted; each time that is decided, another object.
+        self._forgotten = False  # Whether that was ever decided: then initial data is no longer worth storing.
         self._filling: asyncio.Lock | None = None
+        self._saving: asyncio.Lock | None = None
+        self._unsettled = False  # Whether something was begun that may have to be waited for before saving.
         self._lease: Lease | None = None
-        self._promise: Awaitable[T | None] | None = None  # Of a lazy session.
 
     # ------------------------------------------------------------------ for handlers
 
     @property
     def data(self) -> T:
         """
-        The session data: the same object throughout the update.
+        The session data: the same object throughout the update, if its type allows to change it in place.
 
         Assigning replaces it; assigning None deletes the session. A lazy session must be loaded first: see `get`.
 
@@ -142,7 +151,8 @@ class Session(Generic[T]):
             SessionKeyError: The update has no session.
         """
         self._check()
-        self._accessed = self._cleared = True
+        self._accessed = self._forgotten = True
+        self._cleared = object()
         self._data, self._baseline = _UNSET, None
         initial = self._sessions.documents.initial(self._context)
         if not inspect.isawaitable(initial):
@@ -154,6 +164,8 @@ class Session(Generic[T]):
         """
         Save now, in the middle of the update, for instance before a long wait. Unchanged data is not written.
 
+        What another process changed, and was merged, is then in the data too.
+
         Raises:
             SessionClosedError: The update is over.
             SessionKeyError: The update has no session.
@@ -163,7 +175,11 @@ class Session(Generic[T]):
             StorageError: The storage could not be written.
         """
         self._check()
-        await self._conclude(save=True, end=False)
+        if self._saving is None:
+            self._saving, self._unsettled = asyncio.Lock(), True
+        async with self._saving:  # One at a time: the next one starts from what this one has stored.
+            self._check()
+            await self._conclude(save=True, end=False)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.key!r}{' (closed)' if self._closed else ''}>"
@@ -178,7 +194,7 @@ class Session(Generic[T]):
     async def load(self) -> None:
         """Make sure that there is data. Whoever comes while it is being read waits for the same reading."""
         if self._filling is None:
-            self._filling = asyncio.Lock()
+            self._filling, self._unsettled = asyncio.Lock(), True
         async with self._filling:
             if self._data is _UNSET:
                 await self.fill()
@@ -210,25 +226,32 @@ class Session(Generic[T]):
                 return
         try:
             if save:
-                if self._filling is not None or self._promise is not None:
-                    await self._settle()
-                target = self._target()
-                if target is not _UNSET and not self._held and not self._lock_at_once():
-                    await self.hold()
-                    target = self._target()  # It may have been changed meanwhile.
+                target = await self._target_in_turn(end=end) if self._unsettled else self._target()
+                if not (target is _UNSET or self._held or self._lock_at_once()):
+                    target = await self._target_in_turn(end=end)
                 if target is not _UNSET:
+                    cleared = self._cleared
                     try:
                         stored, version = target, await self._put(target, last=end)
                     except ConflictError as conflict:
-                        settling = self._sessions.documents.settle(self._place, self._base, target, conflict)
-                        stored, version = await settling
-                    self._keep(target, stored, version)
+                        base = Base(self._base, not self._began)
+                        stored, version = await self._sessions.documents.settle(self._place, base, target, conflict)
+                    self._keep(target, stored, version, cleared)
                 elif self._sessions.renew == "use":
                     await self._renew()
         finally:
             unlocking = self._close() if end else None
             if unlocking is not None:
                 await unlocking
+
+    async def _target_in_turn(self, *, end: bool) -> Any:
+        """Return `_target` when all that was begun has ended, and, unless there is nothing to do, the locks are taken."""
+        while True:
+            await self._settle(end=end)
+            target = self._target()
+            if target is _UNSET or self._held or self._lock_at_once():
+                return target
+            await self.hold()  # It may be changed meanwhile, or saved.
 
     def _close(self) -> Awaitable[None] | None:
         """End it, and let others at the session; what this returns is still to be waited for."""
@@ -294,22 +317,23 @@ class Session(Generic[T]):
         self._data, self._canonical = data, True
         self._baseline = None if data is None else self._sessions.documents.encode(self._place, data)
         if self._base is None:
-            self._base = self._baseline
+            self._base, self._began = self._baseline, True
 
     def _assign(self, value: T | None) -> None:
         self._check()
         self._accessed = True
         if value is None:
-            self._cleared, self._baseline = True, None
+            self._cleared, self._forgotten, self._baseline = object(), True, None
         self._data = cast("T", value)
 
     # ------------------------------------------------------------------ saving
 
-    async def _settle(self) -> None:
-        """Wait for a load that was started and not awaited."""
-        if self._filling is not None and self._filling.locked():
-            async with self._filling:
-                pass
+    async def _settle(self, *, end: bool) -> None:
+        """Wait for a load that was started and not awaited; at the `end`, for such a save too."""
+        for begun in (self._filling, self._saving if end else None):
+            if begun is not None and begun.locked():
+                async with begun:
+                    pass
 
     def _put(self, target: str | None, *, last: bool) -> Awaitable[Version | None]:
         """Begin to write, the `last` time or not, and return what is still to be waited for."""
@@ -329,20 +353,33 @@ class Session(Generic[T]):
             self._data, self._closed = _UNSET, True
         return putting
 
-    def _keep(self, mine: str | None, target: str | None, version: Version | None) -> None:
-        """Go on, if the session does, with what was stored in place of ``mine``: the same, unless there was a conflict."""
+    def _keep(self, mine: str | None, target: str | None, version: Version | None, cleared: object) -> None:
+        """
+        Go on, if the session does, with what was stored in place of ``mine``: the same, unless there was a conflict.
+
+        Raises:
+            ConflictError: What was changed since does not go together with it. The next save tries again.
+        """
         if self._closed:
             return
-        documents, stored = self._sessions.documents, self._stored
-        if target != mine:
-            self._data = cast("T", None if target is None else documents.codec.decode(target))
-        if stored is None:
-            stored = self._stored = Loaded()
-        stored.version, stored.left = version, documents.ttl
-        self._base = target
-        if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
-            self._baseline = target
-        self._canonical, self._cleared = True, False
+        unchanged = self._cleared is cleared  # If not, it was decided meanwhile to delete what was stored.
+        if target != mine and unchanged:
+            self._data = self._renewed(mine, target)
+        if self._stored is None:
+            self._stored = Loaded()
+        self._stored.version, self._stored.left = version, self._sessions.documents.ttl
+        self._base, self._began = target, False
+        if unchanged:
+            self._cleared, self._canonical = None, True
+            if target is not None or self._data is None:  # What `clear` left to begin with is still unchanged.
+                self._baseline = target
+
+    def _renewed(self, mine: str | None, target: str | None) -> T:
+        """Return the data as it was settled, with what was changed since."""
+        documents, data = self._sessions.documents, self._data
+        if mine is not None and data is not None:
+            target = documents.merge(Base(mine), documents.encode(self._place, data), target)
+        return cast("T", None if target is None else fill(data, documents.codec.decode(target)))
 
     def _target(self) -> Any:
         """Return the text to store, None to delete what is stored, `_UNSET` to leave it alone."""
@@ -353,21 +390,24 @@ class Session(Generic[T]):
         text = None if data is None else sessions.documents.encode(self._place, data)
         save_always = sessions.save == "accessed"
         if nothing_stored:
-            unchanged = text is None or (text == self._baseline and not save_always)
-            return _UNSET if unchanged else text
+            save_always = save_always and not self._forgotten
+            return text if text is not None and (save_always or self._is_change(text)) else _UNSET
         save_always = save_always and self._accessed
         if text is None or (self._cleared and text == self._baseline):
             return None if self._cleared or save_always else _UNSET
         return text if save_always or stored is None or self._is_change(text) else _UNSET
 
     def _is_change(self, text: str) -> bool:
-        if text == self._baseline:
+        documents, baseline = self._sessions.documents, self._baseline
+        if text == baseline:
+            if self._accessed and "null" in text:  # So NaN is written, which is a change that cannot be stored.
+                documents.verify(self._place, self._data, text)
             return False
-        if self._canonical or self._baseline is None:
+        if baseline is None or (self._canonical and documents.codec.is_steady):
             return True
-        # The texts differ, but perhaps only as another program writes the same data.
-        self._baseline, self._canonical = self._sessions.documents.canonical(self._baseline), True
-        return text != self._baseline
+        # The texts differ, but perhaps only as another program writes the same data, or another set of the same.
+        self._baseline, self._canonical = documents.codec.canonical(baseline), True
+        return (text if documents.codec.is_steady else documents.codec.canonical(text)) != self._baseline
 
     async def _renew(self) -> None:
         """With ``renew="use"``: give a session that was looked at, but not changed, its full TTL again."""
@@ -396,10 +436,12 @@ class LazySession(Session[T]):
     was there before.
     """
 
-    __slots__ = ("_locking", "together")
+    __slots__ = ("_keeping", "_locking", "_promise", "together")
 
     def __init__(self, sessions: Sessions[T], key: str, place: str, slot: Slot, context: object) -> None:
         super().__init__(sessions, key, place, slot, context)
+        self._promise: Awaitable[T | None] | None = None  # What was assigned, as long as it is not there;
+        self._keeping: asyncio.Task[T | None] | None = None  # and who awaits it for all who ask.
         self._locking = asyncio.Lock()  # Several tasks of one handler may be the first to need the key's lock.
         self.together: Sequence[Session[Any]] = ()  # Those whose locks are taken with its own, in this order.
 
@@ -414,7 +456,7 @@ class LazySession(Session[T]):
         self._drop_promise()
         if inspect.isawaitable(value):
             self._check()
-            self._promise = value
+            self._promise, self._unsettled = value, True
         else:
             self._assign(value)
 
@@ -445,20 +487,41 @@ class LazySession(Session[T]):
             if not self._closed:
                 await super().lock()
 
-    async def _settle(self) -> None:
+    async def _settle(self, *, end: bool) -> None:
         await self._keep_promise()
-        await super()._settle()
+        await super()._settle(end=end)
 
     async def _keep_promise(self) -> None:
-        # Taken away first: what is awaited may itself ask for what was there before.
-        promise, self._promise = self._promise, None
-        if promise is not None:
-            self._assign(await promise)
+        """Wait for what was assigned. Only what is awaited may itself ask for what was there before."""
+        while (promise := self._promise) is not None and promise is not asyncio.current_task():
+            if _awaited_for.get() is self:
+                return
+            keeping = self._keeping = self._keeping or asyncio.create_task(_await_for(self, promise))
+            await asyncio.wait([keeping])  # Whoever gives up waiting does not stop it.
+            if self._keeping is keeping:
+                self._promise = self._keeping = None
+                self._assign(keeping.result())
+            elif not keeping.cancelled():
+                keeping.result()  # Others were told as well, if it failed.
 
     def _drop_promise(self) -> None:
-        if inspect.iscoroutine(self._promise):
-            self._promise.close()  # Nobody will await it, and Python would warn.
-        self._promise = None
+        if _awaited_for.get() is self:
+            return
+        promise, keeping = self._promise, self._keeping
+        self._promise = self._keeping = None
+        if keeping is not None:
+            keeping.cancel()
+        elif inspect.iscoroutine(promise):
+            promise.close()  # Nobody will await it, and Python would warn.
+
+
+_awaited_for: ContextVar[LazySession[Any] | None] = ContextVar("_awaited_for", default=None)
+"""The session to which was assigned what is being awaited here."""
+
+
+async def _await_for(session: LazySession[Any], promise: Awaitable[T]) -> T:
+    _awaited_for.set(session)
+    return await promise
 
 
 class KeylessSession(Session[T]):
