@@ -303,11 +303,11 @@ class TestMerging:
         assert [("read", "42")] * 2 == storage.calls
 
         await storage.store("42", f'{{"count":0,"name":"","admins":{admins}}}')
-        Elsewhere(storage, '{"count":0,"name":"theirs","admins":[15,7]}')
+        Elsewhere(storage, '{"count":0,"name":"theirs","admins":[15,7,1]}')
         async with groups.open("42") as session:
             session.data.count += 1
 
-        assert Group(1, "theirs", {7, 15}) == await groups.read("42")
+        assert Group(1, "theirs", {1, 7, 15}) == await groups.read("42")
 
     @pytest.mark.parametrize(
         "policy", ["merge", "overwrite", "raise", lambda mine, theirs, base: (base is None) and mine]
