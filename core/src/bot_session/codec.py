@@ -44,6 +44,9 @@ class Codec(Generic[T]):
     Args:
         data_type: What the data is; `Any` stands for plain dicts, lists and scalars.
 
+    Attributes:
+        is_steady: Whether data that has not changed is encoded alike each time. Sets are not.
+
     Raises:
         ConfigurationError: No JSON document can be turned into such a type.
     """
@@ -68,11 +71,7 @@ class Codec(Generic[T]):
         # It sorts dicts, too: for comparing only.
         orderly = msgspec.json.Encoder(enc_hook=_to_plain, order="deterministic").encode
         self._encode_sorted = orderly if is_own and holds_sets(info) else None
-
-    @property
-    def is_steady(self) -> bool:
-        """Whether data that has not changed is encoded alike each time. Sets are not."""
-        return self._encode_sorted is None
+        self.is_steady = self._encode_sorted is None
 
     def canonical(self, document: str) -> str:
         """

@@ -398,16 +398,16 @@ class Session(Generic[T]):
         return text if save_always or stored is None or self._is_change(text) else _UNSET
 
     def _is_change(self, text: str) -> bool:
-        documents, baseline = self._sessions.documents, self._baseline
+        baseline, codec = self._baseline, self._sessions.documents.codec
         if text == baseline:
             if self._accessed and "null" in text:  # So NaN is written, which is a change that cannot be stored.
-                documents.verify(self._place, self._data, text)
+                self._sessions.documents.verify(self._place, self._data, text)
             return False
-        if baseline is None or (self._canonical and documents.codec.is_steady):
+        if baseline is None or (self._canonical and codec.is_steady):
             return True
         # The texts differ, but perhaps only as another program writes the same data, or another set of the same.
-        self._baseline, self._canonical = documents.codec.canonical(baseline), True
-        return (text if documents.codec.is_steady else documents.codec.canonical(text)) != self._baseline
+        self._baseline, self._canonical = codec.canonical(baseline), True
+        return (text if codec.is_steady else codec.canonical(text)) != self._baseline
 
     async def _renew(self) -> None:
         """With ``renew="use"``: give a session that was looked at, but not changed, its full TTL again."""
