@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 from bot_session import (
     ConfigurationError,
+    ConflictError,
     KeylessSession,
     LazySession,
     MultiSessions,
@@ -24,10 +25,11 @@ from aiogram import Bot, Dispatcher
 from aiogram.client.session.base import BaseSession
 from aiogram.dispatcher.event.bases import UNHANDLED, CancelHandler, SkipHandler
 from aiogram.types import User
-from bot_session.frameworks.aiogram import SessionMiddleware
+from bot_session.frameworks.aiogram import SessionEventIsolation, SessionFSMStorage, SessionMiddleware
 from bot_session.testing import botapi
 from bot_session.testing.botapi import message
 from bot_session.testing.integrations import KEYED, KEYLESS
+from bot_session.testing.watched import WatchedStorage
 
 
 @dataclass
@@ -327,6 +329,89 @@ class TestShutdown:
         await sessions.storage.open()
         assert Pizza(3) == await sessions.read("7")
 
+    async def test_so_is_an_update_that_has_just_arrived(self, dispatcher, bot, sessions, feed, eat):
+        SessionMiddleware(sessions).setup(dispatcher)
+        handling = asyncio.create_task(feed(message()))
+        await dispatcher.emit_shutdown(bot=bot)
+
+        assert handling.done()
+        await sessions.storage.open()
+        assert Pizza(1) == await sessions.read("7")
+
+    async def test_so_are_updates_that_wait_for_their_turn(self, bot, storage, sessions):
+        dispatcher = Dispatcher(
+            storage=SessionFSMStorage(storage, prefix="f:"), events_isolation=SessionEventIsolation()
+        )
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        @dispatcher.message()
+        async def slow(_, session):
+            entered.set()
+            await leave.wait()
+            session.data.count += 1
+
+        SessionMiddleware(sessions).setup(dispatcher)
+        updates = [{"update_id": number, **message()} for number in range(3)]
+        handling = [asyncio.create_task(dispatcher.feed_raw_update(bot, update)) for update in updates]
+        await entered.wait()
+        stopping = asyncio.create_task(dispatcher.emit_shutdown(bot=bot))
+        await asyncio.sleep(0.01)
+        leave.set()
+        await stopping
+
+        assert all(task.done() for task in handling)
+        await storage.inner.open()
+        assert Pizza(3) == await sessions.read("7")
+
+    async def test_so_is_an_update_whose_state_is_still_being_read(self, bot, storage, sessions):
+        dispatcher = Dispatcher(storage=SessionFSMStorage(storage, prefix="f:"))
+
+        @dispatcher.message()
+        async def eat(_, session):
+            session.data.count += 1
+
+        SessionMiddleware(sessions).setup(dispatcher)
+        storage.gate.clear()
+        handling = asyncio.create_task(dispatcher.feed_raw_update(bot, {"update_id": 1, **message()}))
+        stopping = asyncio.create_task(dispatcher.emit_shutdown(bot=bot))
+        await asyncio.sleep(0.01)
+
+        assert [("read", "f:fsm:7:7:state")] == storage.calls
+        assert not stopping.done()
+
+        storage.gate.set()
+        await stopping
+
+        assert handling.done()
+        await storage.inner.open()
+        assert Pizza(1) == await sessions.read("7")
+
+    async def test_so_are_error_handlers(self, dispatcher, bot, sessions, feed):
+        entered, leave = asyncio.Event(), asyncio.Event()
+
+        @dispatcher.message()
+        async def fail(_, session):
+            raise ZeroDivisionError
+
+        @dispatcher.error()
+        async def remember(_):
+            entered.set()
+            await leave.wait()
+            async with sessions.open("7") as session:
+                session.data.count += 1
+
+        SessionMiddleware(sessions).setup(dispatcher)
+        handling = asyncio.create_task(feed(message()))
+        await entered.wait()
+        stopping = asyncio.create_task(dispatcher.emit_shutdown(bot=bot))
+        await asyncio.sleep(0.01)
+        leave.set()
+        await stopping
+
+        assert handling.done()
+        await sessions.storage.open()
+        assert Pizza(1) == await sessions.read("7")
+
     async def test_that_waiting_has_an_end(self, dispatcher, bot, sessions, feed, caplog):
         entered = asyncio.Event()
 
@@ -382,6 +467,26 @@ class TestSupergroup:
 
         assert [Pizza(3), Pizza(1)] == [await sessions.read("-5"), await sessions.read("-1005")]
         assert "session -5 stays" in caplog.text
+
+    async def test_one_that_another_process_keeps_changing_is_no_such_session_but_an_error(
+        self, dispatcher, feed, caplog, monkeypatch
+    ):
+        monkeypatch.setattr("bot_session.sessions.ATTEMPTS", 3)
+
+        class Busy(WatchedStorage):
+            async def delete(self, key, **options):
+                await self.store("-5", f'{{"count":{len(self.calls)}}}')
+                return await super().delete(key, **options)
+
+        sessions = Sessions(Busy(), initial=Pizza)
+        await sessions.storage.store("-5", '{"count":3}')
+        SessionMiddleware(sessions).setup(dispatcher)
+
+        with pytest.raises(ConflictError):
+            await feed(self.said[0])
+
+        assert "stays" not in caplog.text
+        assert [True, False] == [await sessions.has("-5"), await sessions.has("-1005")]
 
 
 async def test_types_are_those_that_handlers_annotate(dispatcher, sessions, feed):

@@ -479,6 +479,31 @@ class TestStates:
             data["size"] = 30
         assert {"size": 30} == await states.get_data(**AT)
 
+    async def test_interactive_data_that_is_begun_with_a_state_is_kept(self, states):
+        async with states.get_interactive_data(**AT) as data:
+            await states.set_state(state=Order.size, **AT)
+            data["size"] = 30
+
+        assert ["Order:size", {"size": 30}] == [await states.get_state(**AT), await states.get_data(**AT)]
+
+    async def test_interactive_data_that_is_reset_meanwhile_is_what_its_block_ends_with(self, states):
+        await states.set_state(state=Order.size, **AT)
+        await states.set_data(key="size", value=30, **AT)
+        async with states.get_interactive_data(**AT) as data:
+            await states.reset_data(**AT)
+            data["thin"] = True
+
+        assert {"size": 30, "thin": True} == await states.get_data(**AT)
+
+    async def test_interactive_data_whose_state_is_deleted_meanwhile_is_gone(self, states):
+        await states.set_state(state=Order.size, **AT)
+        async with states.get_interactive_data(**AT) as data:
+            data["size"] = 30
+            await states.delete_state(**AT)
+            data["thin"] = True
+
+        assert [None, {}] == [await states.get_state(**AT), await states.get_data(**AT)]
+
     async def test_a_bot_keeps_its_states_in_a_storage(self, storage):
         bot = AsyncTeleBot("42:TEST", state_storage=BotSessionStateStorage(storage))
         await bot.set_state(7, Order.size)
@@ -514,6 +539,14 @@ class TestStatesOfOurs:
             await states.set_state(7, 7, "full")
 
         assert ["full", {"count": 1}] == [await states.get_state(7, 7), await states.get_data(7, 7)]
+
+    async def test_data_may_be_set_meanwhile(self, states):
+        async with states.get_interactive_data(7, 7) as data:
+            await states.reset_data(7, 7)
+            await states.set_data(7, 7, "thin", True)
+            data["count"] = 1
+
+        assert {"thin": True, "count": 1} == await states.get_data(7, 7)
 
     async def test_a_block_that_raises_saves_nothing(self, states):
         with pytest.raises(ZeroDivisionError):

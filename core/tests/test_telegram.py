@@ -551,6 +551,15 @@ class TestLife:
 
         assert state == storage.inner._state
 
+    async def test_a_shutdown_that_is_refused_since_the_application_runs_closes_nothing(self, bot, sessions):
+        await bot.application.start()
+        with pytest.raises(RuntimeError, match="still running"):
+            await bot.application.shutdown()
+        bot.on(eat)
+        await bot.feed()
+
+        assert Pizza(1) == await sessions.read("7")
+
     async def test_an_application_may_begin_again_as_serverless_ones_do(self, bot, sessions):
         bot.on(eat)
         for _ in range(2):

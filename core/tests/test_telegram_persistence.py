@@ -313,6 +313,17 @@ class TestWhatLosesDataElsewhere:
             with pytest.raises(UnavailableError):
                 await bot.application.shutdown()
 
+    async def test_that_error_leaves_no_storage_open(self, run, storage):
+        sessions = Sessions(MemoryStorage(), initial=dict)
+        async with run(make=lambda builder, ours: install(builder.persistence(ours), sessions), kill=True) as bot:
+            bot.on(remember)
+            storage.down = True
+            await bot.feed()
+            with pytest.raises(UnavailableError):
+                await bot.application.shutdown()
+
+        assert ["closed", "closed"] == [storage.inner._state, sessions.storage._state]
+
     @pytest.mark.parametrize("times", [1, 2])
     @pytest.mark.parametrize("then", [botapi.BOB, botapi.ADA])
     async def test_a_connection_that_is_cut_after_the_write_arrived(self, run, storage, times, then):
@@ -414,6 +425,17 @@ class TestWhatLosesDataElsewhere:
 
         assert '{"gift":"pizza"}' == await storage.stored("ptb:user_data:8")
 
+    async def test_data_of_somebody_else_that_is_changed_in_a_thread(self, run, storage):
+        def give(application):
+            application.user_data[8]["gift"] = "pizza"
+
+        async with run() as bot:
+            bot.on(lambda _, context: asyncio.to_thread(give, context.application))
+            await bot.feed()
+
+        assert [] == bot.errors
+        assert {"ptb:user_data:8": '{"gift":"pizza"}'} == await storage.documents()
+
     async def test_data_that_a_job_changed(self, run, storage):
         async def job(context):
             context.user_data["count"] = 1
@@ -423,6 +445,60 @@ class TestWhatLosesDataElsewhere:
             bot.application.job_queue.run_once(job, 0, user_id=7)
             await storage.until_stored("ptb:user_data:7", '{"count":1}')
             await bot.application.stop()
+
+    @pytest.mark.parametrize("beside", ["task", "asyncio's task", "handler", "job", "job of a handler"])
+    async def test_data_of_somebody_else_that_is_changed_late_by_what_runs_beside_updates(self, run, storage, beside):
+        looked, late = asyncio.Event(), asyncio.Event()
+
+        async def give(*_):
+            theirs = bot.application.user_data[8]
+            looked.set()
+            await late.wait()
+            theirs["gift"] = "pizza"
+
+        async def schedule(_, context):
+            context.job_queue.run_once(give, 0)
+
+        async with run() as bot:
+            application = bot.application
+            await application.start()
+            if beside == "job":
+                application.job_queue.run_once(give, 0)
+            elif beside == "job of a handler":
+                bot.on(schedule)
+            elif beside == "handler":
+                application.add_handler(TypeHandler(object, give, block=False))
+            else:
+                task = asyncio.create_task(give()) if beside == "asyncio's task" else application.create_task(give())
+            await bot.feed()
+            await looked.wait()
+            await application.update_persistence()
+            late.set()
+            if "task" in beside:
+                await task
+            await application.stop()
+
+        assert [] == bot.errors
+        assert {"ptb:user_data:8": '{"gift":"pizza"}'} == await storage.documents()
+
+    async def test_data_that_a_task_was_given_by_a_handler(self, run, storage):
+        late = asyncio.Event()
+
+        async def give(theirs):
+            await late.wait()
+            theirs["gift"] = "pizza"
+
+        async def begin(_, context):
+            context.application.create_task(give(context.application.user_data[8]))
+
+        async with run() as bot:
+            bot.on(begin)
+            await bot.application.start()
+            await bot.feed()
+            late.set()
+            await bot.application.stop()
+
+        assert {"ptb:user_data:8": '{"gift":"pizza"}'} == await storage.documents()
 
     async def test_a_document_that_another_process_changed_is_not_overwritten(self, run, storage):
         async with run() as bot:

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from .merging import ConflictPolicy
     from .migrations import Migration
     from .sealing import Seal
-    from .storage import Match
+    from .storage import Match, Record
 
 __all__ = ["Opening", "Sessions", "SessionsOptions"]
 
@@ -437,6 +437,7 @@ class Sessions(Generic[T]):
 
     async def _move(self, old: str, new: str, match: Match) -> bool:
         storage = self.documents.storage
+        record: Record | None = None
         overtaken: ConflictError | None = None
         for attempt in range(ATTEMPTS):
             record = await storage.read(old)

@@ -78,6 +78,7 @@ class Running:
         """Wait until there are none, for ``timeout`` seconds at most; then warn and go on."""
         try:
             async with asyncio.timeout(timeout):
+                await asyncio.sleep(0)  # An update that has just arrived is counted now.
                 while self._count:
                     await self._idle.wait()
                     await asyncio.sleep(0)  # An update that waited for this one starts now.
@@ -119,6 +120,8 @@ async def follow_migration(
             if await kind.move(old_key, new_key):
                 logger.info("session %s moved to %s: the group is a supergroup now", old_key, new_key)
         except ConflictError:
+            if not await kind.has(new_key):  # Then it was the old session that others kept changing.
+                raise
             logger.warning("session %s stays: the supergroup's session %s has begun already", old_key, new_key)
     return after
 

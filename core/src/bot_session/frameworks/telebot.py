@@ -276,8 +276,12 @@ class BotSessionStateStorage(StateStorageBase):
     @asynccontextmanager
     async def _interactive(self, key: str) -> AsyncIterator[dict[str, Any]]:
         async with self.sessions.open(key) as session:
+            data: dict[str, Any] = session.data.get("data", {})
+            yield data
+            # A state that the block has set, or data that it has reset, came with another dict.
             # Without a state there is nothing to keep data with: then, as elsewhere, it is forgotten.
-            yield session.data.get("data", {})
+            if session.data:
+                session.data["data"] = {**session.data.get("data", {}), **data}
 
     async def _change(self, key: str, change: Callable[[dict[str, Any]], object]) -> bool:
         """Change a record that exists; return whether it does."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from aiogram import Bot, Dispatcher
+    from aiogram.dispatcher.event.bases import MiddlewareType
     from aiogram.types import TelegramObject
 
     from bot_session.keys import KeyFunction
@@ -73,13 +74,20 @@ class SessionMiddleware(BaseMiddleware):
         """
         Install on a dispatcher.
 
-        At shutdown, aiogram does not wait for handlers that are still running; this does, before anything is closed.
+        At shutdown, aiogram does not wait for updates that are still being handled; this does, before anything is
+        closed.
 
         Args:
             dispatcher: The dispatcher.
             close_storage: Close the storage at shutdown; it opens again by ``await storage.open()``.
         """
-        dispatcher.update.outer_middleware(self)
+        outer = dispatcher.update.outer_middleware
+        # Counted from the first one on: in aiogram's own, updates wait for their turn and for their state.
+        middlewares: list[MiddlewareType[TelegramObject]] = [self._counted, *outer, self]
+        for middleware in middlewares[1:-1]:
+            outer.unregister(middleware)
+        for middleware in middlewares:
+            outer.register(middleware)
         dispatcher.shutdown.register(self.drain)
         # aiogram's own callback, which closes the FSM storage, stands first; handlers that still run may need it.
         dispatcher.shutdown.handlers.insert(0, dispatcher.shutdown.handlers.pop())
@@ -97,18 +105,31 @@ class SessionMiddleware(BaseMiddleware):
             raise ConfigurationError(
                 f"the handler argument {self.name!r} is taken already, perhaps by a database session: pass another name="
             )
-        with self._running.counted():
-            origin = origin_of(event, data)
-            if isinstance(event, Update) and event.message is not None:
-                origin = await follow_migration(self.sessions, self.key, origin, event.message, logger)
-            opening = await self.sessions.open_for(origin, key=self.key, lazy=self.lazy, passthrough=CONTROL_FLOW)
-            async with opening as session:
-                data[self.name] = session
-                return await handler(event, data)
+        origin = origin_of(event, data)
+        if isinstance(event, Update) and event.message is not None:
+            origin = await follow_migration(self.sessions, self.key, origin, event.message, logger)
+        opening = await self.sessions.open_for(origin, key=self.key, lazy=self.lazy, passthrough=CONTROL_FLOW)
+        async with opening as session:
+            data[self.name] = session
+            return await handler(event, data)
 
     async def drain(self) -> None:
-        """Wait until no handler has a session any more, for `drain_timeout` seconds at most; then warn and go on."""
+        """
+        Wait until the dispatcher handles no update any more, for `drain_timeout` seconds at most; then warn and go on.
+
+        `setup` sees to it that updates are counted, and that this is called.
+        """
         await self._running.drain(self.drain_timeout, logger)
+
+    async def _counted(
+        self,
+        handler: Callable[[TelegramObject, dict[str, Any]], Awaitable[Any]],
+        event: TelegramObject,
+        data: dict[str, Any],
+    ) -> Any:
+        """Stand before all other middlewares, and count the update until they are through with it."""
+        with self._running.counted():
+            return await handler(event, data)
 
     async def _close_storages(self) -> None:
         await close_storages(self.sessions)

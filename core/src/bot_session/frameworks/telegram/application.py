@@ -118,9 +118,11 @@ class SessionApplication(PersistentApplication):
         await open_storages(self.sessions)
 
     async def shutdown(self) -> None:
-        await super().shutdown()
-        if self.close_storage:
-            await close_storages(self.sessions)
+        try:
+            await super().shutdown()
+        finally:  # A persistence that cannot be flushed is no reason to leave it open; an application that runs is.
+            if self.close_storage and not self.running:
+                await close_storages(self.sessions)
 
     async def process_update(self, update: object) -> None:
         # What the storage raises goes to the error handlers. Raised from here, it would end the task that fetches

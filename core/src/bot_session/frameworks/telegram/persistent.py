@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from weakref import WeakKeyDictionary
 
 from telegram.ext import Application
 from telegram.ext._handlers.conversationhandler import PendingState  # named so by Application.update_persistence
@@ -24,8 +26,21 @@ __all__ = ["PersistentApplication", "persist"]
 
 B = TypeVar("B", bound="ApplicationBuilder[Any, Any, Any, Any, Any, Any]")
 
-_touched: ContextVar[set[tuple[Kind, int]] | None] = ContextVar("bot_session_telegram_touched", default=None)
-"""Whose data the handlers of this update have looked at: their own user's, or another's."""
+Looks: TypeAlias = "set[tuple[Kind, int]]"
+"""Whose data somebody has looked at, and may change as long as he runs: their own user's, or another's."""
+
+
+class _Handling:
+    """What the handlers of one update have looked at, until the update is over."""
+
+    def __init__(self) -> None:
+        self.task = asyncio.current_task()
+        self.looks: Looks = set()
+        self.over = False
+
+
+_handling: ContextVar[_Handling | None] = ContextVar("bot_session_telegram_handling", default=None)
+"""That of the update that is being handled. What was begun meanwhile inherits it, and may outlive it."""
 
 
 class PersistentApplication(Application[Any, Any, Any, Any, Any, Any]):
@@ -34,13 +49,14 @@ class PersistentApplication(Application[Any, Any, Any, Any, Any, Any]):
 
     `update_persistence` is its own: nothing is copied, so that values which cannot be copied do no harm; what failed is
     tried again; what one user's data holds does not keep another's from being saved; data that was dropped and made
-    anew is saved; so is the data of users whom the update is not about. With any other persistence it does what
-    `Application` does.
+    anew is saved; so is the data of users whom the update is not about, and what tasks, jobs and handlers with
+    ``block=False`` change until they end. With any other persistence it does what `Application` does.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._bare = {"user_data": self.user_data, "chat_data": self.chat_data}
+        self._looks_by_task: WeakKeyDictionary[asyncio.Task[Any], Looks] = WeakKeyDictionary()
         if isinstance(self.persistence, BotSessionPersistence):
             self.user_data = _Watched(self.user_data, lambda user_id: self._touch("user_data", user_id))
             self.chat_data = _Watched(self.chat_data, lambda chat_id: self._touch("chat_data", chat_id))
@@ -49,15 +65,22 @@ class PersistentApplication(Application[Any, Any, Any, Any, Any, Any]):
         if not isinstance(self.persistence, BotSessionPersistence):
             await super().process_update(update)
             return
-        mine: set[tuple[Kind, int]] = set()
-        token = _touched.set(mine)
+        handling = _Handling()
+        token = _handling.set(handling)
         try:
             await super().process_update(update)
         finally:
-            _touched.reset(token)
-            for kind, name in mine:  # Again: another update's save may have come before a late change.
-                self._mark(kind, name)
+            _handling.reset(token)
+            handling.over = True
+            self._mark(handling.looks)  # Again: another update's save may have come before a late change.
         await self.update_persistence()
+
+    def create_task(
+        self, coroutine: Any, update: object | None = None, *, name: str | None = None
+    ) -> asyncio.Task[Any]:
+        task = super().create_task(coroutine, update, name=name)
+        self._looks_of(task).update(*self._looks_here())  # It may have been given what its maker has looked at.
+        return task
 
     async def update_persistence(self) -> None:
         persistence = self.persistence
@@ -69,17 +92,39 @@ class PersistentApplication(Application[Any, Any, Any, Any, Any, Any]):
         for error in errors:
             await self.process_error(update=None, error=error)
 
-    def _touch(self, kind: Kind, name: int) -> None:
-        mine = _touched.get()
-        if mine is not None:
-            mine.add((kind, name))
-        self._mark(kind, name)
+    # ------------------------------------------------------------------ who looks at what
 
-    def _mark(self, kind: Kind, name: int) -> None:
-        if kind == "user_data":
-            self.mark_data_for_update_persistence(user_ids=name)
-        else:
-            self.mark_data_for_update_persistence(chat_ids=name)
+    def _touch(self, kind: Kind, name: int) -> None:
+        for looks in self._looks_here():
+            looks.add((kind, name))
+        self._mark({(kind, name)})
+
+    def _looks_here(self) -> list[Looks]:
+        """Find where to take note of a look: with the update that is being handled, with a task that runs beside it."""
+        handling = _handling.get()
+        try:
+            task = asyncio.current_task()
+        except RuntimeError:  # No event loop runs here: in a thread, or before the bot starts.
+            task = None
+        found = [] if handling is None or handling.over else [handling.looks]
+        if task is not None and (handling is None or handling.task is not task):
+            found.append(self._looks_of(task))
+        return found
+
+    def _looks_of(self, task: asyncio.Task[Any]) -> Looks:
+        """Return what a task has looked at, which is marked again when the task ends."""
+        looks = self._looks_by_task.get(task)
+        if looks is None:
+            looks = self._looks_by_task[task] = set()
+            task.add_done_callback(lambda task: self._mark(self._looks_by_task.pop(task)))
+        return looks
+
+    def _mark(self, looks: Looks) -> None:
+        for kind, name in looks:
+            if kind == "user_data":
+                self.mark_data_for_update_persistence(user_ids=name)
+            else:
+                self.mark_data_for_update_persistence(chat_ids=name)
 
     # ------------------------------------------------------------------ what python-telegram-bot has marked
 
