@@ -262,7 +262,6 @@ class TestEachCallerAlone:
         assert ["1"] * 2 == others
         assert 0 == len(storage._writing)
 
-
     async def test_the_first_may_be_cancelled_when_a_batch_that_returns_has_taken_it_along(self):
         counted = Counted()
         storage = BatchedStorage(counted)

@@ -76,7 +76,7 @@ def bot(fill):
     """A bot's database, with three sessions, a lease and one that has expired."""
     url = "sqlite:bot.db"
     fill(url, {"42": '{"count":1}', "-100123": '{"name":"Größe 🍕"}', "-100:7": "[1.50,12345678901234567890]"})
-    fill(url, {LEASE_PREFIX + "42": '{"holder":"x"}'})
+    fill(url, {LEASE_PREFIX + "42": '{"holder":"x"}', "pizza:" + LEASE_PREFIX + "42": '{"holder":"x"}'})
     fill(url, {"gone": "1"}, ttl=0.001)
     return url
 
@@ -264,6 +264,26 @@ class TestEncryption:
         assert (1, "") == (shown.status, shown.out)
         assert re.fullmatch(r"bot-session: session '42': .* encrypted with the key '\w{8}'; .*\n", shown.err)
 
+    def test_a_key_file_may_begin_with_a_minus_and_a_digit(self, run, bot, key_file):
+        key_file.rename("-1.key")
+
+        assert Result(0, "encrypted 3, 0 were already\n", "") == run(
+            "seal", bot, "--key-file", "-1.key", "--accept-plain"
+        )
+        assert Result(0, '{\n  "count": 1\n}\n', "") == run("show", bot, "42", "--key-file", "-1.key")
+        assert 2 == run("show", bot, "42", "--key-file", "-2.key").status
+
+    def test_what_could_not_be_decrypted_there_is_not_copied(self, run, bot, key_file):
+        run("seal", bot, "--key-file", "keys", "--accept-plain")
+
+        refused = run("copy", bot, "sqlite:copy.db?prefix=a:")
+
+        assert (2, "", 1) == (refused.status, refused.out, lines(refused.err))
+        assert "copy with the same prefix" in refused.err
+        assert Result(0, "0\n", "") == run("count", "sqlite:copy.db")
+        assert Result(0, "copied 3\n", "") == run("copy", bot, "sqlite:copy.db")
+        assert Result(0, '{\n  "count": 1\n}\n', "") == run("show", "sqlite:copy.db", "42", "--key-file", "keys")
+
     @pytest.mark.parametrize(
         ("content", "problem"),
         [(b"", "is empty"), (b"\xff", "something else"), (b"# none\n\n", "is empty"), (b"c2VjcmV0\n", "key 1 is nei")],
@@ -330,6 +350,46 @@ class TestManners:
         assert (1, "", 1) == (result.status, result.out, lines(result.err))
         assert "hunter2" not in result.err
 
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ["URL"],
+            ["URL", "keys"],
+            ["keys", "memory:", "URL"],
+            ["keys", "memory:", "--frob=URL"],
+            ["keys", "env:URL"],
+            ["show", "memory:", "URL"],
+            ["delete", "memory:", "URL"],
+            ["seal", "memory:", "--key-file", "URL"],
+        ],
+        ids=" ".join,
+    )
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis://bot:hunter2@localhost/0",
+            "redis://localhost/0?password=hunter2",
+            "mongodb+srv://bot:my hunter2@localhost",
+            "redis://bot:hunter2?@localhost redis://bot:hunter2@localhost",
+        ],
+    )
+    def test_a_url_in_a_wrong_place_is_told_without_the_password(self, run, arguments, url):
+        result = run(*(word.replace("URL", url) for word in arguments))
+
+        assert result.status in {1, 2}
+        assert "://" in result.err
+        assert "hunter2" not in result.out + result.err
+
+    def test_after_two_minuses_no_word_is_an_option(self, run, fill, monkeypatch):
+        fill("sqlite:bot.db", {key: f'"{key}"' for key in ("-abc", "--json", "--", "-5")})
+        monkeypatch.setenv("BOT_SESSION_URL", "sqlite:bot.db")
+
+        for key in ("-abc", "--json", "--", "-5"):
+            assert Result(0, f'"{key}"\n', "") == run("show", "--", key)
+            assert Result(0, f'"{key}"\n', "") == run("show", "sqlite:bot.db", "--", key)
+            assert Result(0, f'"{key}"\n', "") == run("show", "--", "sqlite:bot.db", key)
+        assert Result(1, "", "bot-session: nothing is stored under '-frob'\n") == run("delete", "--", "-frob")
+
     def test_without_arguments_it_helps(self, run):
         assert run("--help").out == run().out != ""
         assert 0 == run().status
@@ -351,6 +411,38 @@ class TestManners:
         os.close(writer)
 
         assert (141, "") == (result.returncode, result.stderr)
+
+    @pytest.mark.skipif(os.name == "nt", reason="the redirections are written for sh")
+    @pytest.mark.parametrize(("command", "unbuffered"), [(["keys"], "1"), (["show", "42"], ""), (["generate-key"], "")])
+    @pytest.mark.parametrize(
+        ("redirection", "problem"),
+        [(">&-", "is closed"), (">/dev/full", "cannot be written: No space left on device")],
+    )
+    def test_an_output_that_takes_nothing_is_an_error(self, fill, command, redirection, problem, unbuffered):
+        if redirection.endswith("full") and not Path("/dev/full").exists():
+            pytest.skip("there is no /dev/full here")
+        fill("sqlite:bot.db", {"42": "1"})
+
+        result = redirected(command, redirection, BOT_SESSION_URL="sqlite:bot.db", PYTHONUNBUFFERED=unbuffered)
+
+        assert (1, f"bot-session: the standard output {problem}\n") == (result.returncode, result.stderr)
+
+    @pytest.mark.skipif(os.name == "nt", reason="the redirections are written for sh")
+    def test_without_an_output_nothing_is_begun(self, run, bot):
+        assert 1 == redirected(["delete", bot, "42"], ">&-").returncode
+        assert Result(0, "3\n", "") == run("count", bot)
+
+    @pytest.mark.skipif(os.name == "nt", reason="the redirections are written for sh")
+    def test_errors_that_cannot_be_told_change_no_exit_code(self, bot):
+        assert [(0, ""), (1, ""), (1, ""), (1, "")] == [
+            (result.returncode, result.stderr)
+            for result in (
+                redirected(["check", bot], "2>&-"),
+                redirected(["show", bot, "5"], "2>&-"),
+                redirected(["show", bot, "5"], "2>/dev/null >&-"),
+                redirected(["show", bot, "42"], ">&- 2>&-"),
+            )
+        ]
 
     def test_an_interrupt_ends_it(self, tmp_path):
         (tmp_path / "slow.py").write_text(SLOW)
@@ -426,6 +518,18 @@ register_storage("slow", Slow)
 Slow.from_url = classmethod(lambda cls, url: cls())
 sys.exit(main(["check", "slow:"]))
 """
+
+
+def redirected(command, redirection, **environment):
+    """Run the command in a process of its own, with its outputs redirected as in a shell."""
+    return subprocess.run(
+        ["sh", "-c", f'exec "$@" {redirection}', "sh", *COMMAND, *command],
+        check=False,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def sorted_lines(result):

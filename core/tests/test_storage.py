@@ -4,7 +4,7 @@ import asyncio
 import dataclasses
 
 import pytest
-from bot_session import InvalidKeyError, MemoryStorage, UnavailableError, ValueTooLargeError, Write
+from bot_session import ClosedError, InvalidKeyError, MemoryStorage, UnavailableError, ValueTooLargeError, Write
 from bot_session.storage import distinct_rounds
 
 
@@ -53,6 +53,104 @@ class TestOpening:
 
         assert await second is None
         assert 2 == storage.attempts
+
+    def test_who_waited_in_one_loop_leaves_it_usable_in_the_next(self):
+        storage = Down()
+
+        async def use():
+            return await asyncio.gather(*(storage.read(key) for key in "123"), return_exceptions=True)
+
+        assert [UnavailableError] * 3 == [type(error) for error in asyncio.run(use())]
+        storage.up = True
+
+        assert [None] * 3 == asyncio.run(use())
+        assert [None] * 3 == asyncio.run(use())
+
+    def test_a_loop_that_was_left_in_the_middle_of_opening_does_not_keep_it(self):
+        storage = Down()
+        storage.up = True
+        left = asyncio.new_event_loop()
+        opening = left.create_task(storage.open())
+        left.run_until_complete(asyncio.sleep(0))
+
+        assert asyncio.run(asyncio.wait_for(storage.read("1"), 5)) is None
+        left.run_until_complete(asyncio.gather(opening, return_exceptions=True))
+        left.close()
+
+
+class Connecting(MemoryStorage):
+    """Takes its time to connect, and counts its connections."""
+
+    def __init__(self):
+        super().__init__()
+        self.connections = 0
+        self.most = 0
+        self.connecting = asyncio.Event()
+        self.gate = asyncio.Event()
+
+    async def _open(self):
+        self.connecting.set()
+        await self.gate.wait()
+        self.connections += 1
+        self.most = max(self.most, self.connections)
+
+    async def _close(self):
+        await asyncio.sleep(0)
+        self.connections -= 1
+
+
+class TestClosing:
+    async def test_what_is_closed_while_it_is_opened_stays_closed(self):
+        storage = Connecting()
+        waiting = [asyncio.create_task(storage.read(key)) for key in "123"]
+        await storage.connecting.wait()
+        closing = asyncio.create_task(storage.close())
+        await asyncio.sleep(0)
+        with pytest.raises(ClosedError):
+            await storage.read("4")
+        storage.gate.set()
+        await closing
+
+        assert 0 == storage.connections
+        assert [ClosedError] * 3 == [type(error) for error in await asyncio.gather(*waiting, return_exceptions=True)]
+        with pytest.raises(ClosedError):
+            await storage.write("1", "1")
+
+    async def test_closing_that_is_cancelled_closes_too(self):
+        storage = Connecting()
+        opening = asyncio.create_task(storage.open())
+        await storage.connecting.wait()
+        closing = asyncio.create_task(storage.close())
+        await asyncio.sleep(0)
+        closing.cancel()
+        storage.gate.set()
+        with pytest.raises(ClosedError):
+            await opening
+
+        assert 0 == storage.connections
+
+    async def test_whoever_opens_it_again_meanwhile_opens_it_once(self):
+        storage = Connecting()
+        first = asyncio.create_task(storage.open())
+        await storage.connecting.wait()
+        closing = asyncio.create_task(storage.close())
+        await asyncio.sleep(0)
+        again = asyncio.create_task(storage.open())
+        storage.gate.set()
+        results = await asyncio.gather(first, closing, again, return_exceptions=True)
+
+        assert [ClosedError, type(None), type(None)] == [type(result) for result in results]
+        assert (1, 1) == (storage.connections, storage.most)
+        await storage.close()
+        assert 0 == storage.connections
+
+    async def test_it_is_opened_again_only_when_it_is_closed(self):
+        storage = Connecting()
+        storage.gate.set()
+        await storage.open()
+        await asyncio.gather(storage.close(), storage.open())
+
+        assert (1, 1) == (storage.connections, storage.most)
 
 
 class Narrow(MemoryStorage):

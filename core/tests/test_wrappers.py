@@ -10,6 +10,8 @@ import pytest
 from bot_session import (
     ABSENT,
     PRESENT,
+    BatchedStorage,
+    CachedStorage,
     ClosedError,
     ConfigurationError,
     ConflictError,
@@ -19,6 +21,8 @@ from bot_session import (
     ObservedStorage,
     PrefixedStorage,
     ReadOnlyStorage,
+    RetryingStorage,
+    SchemaError,
     Storage,
     StorageWrapper,
     UnavailableError,
@@ -153,8 +157,63 @@ async def test_a_wrapper_opens_and_closes_what_it_wraps():
         await inner.read("k")
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        StorageWrapper,
+        CachedStorage,
+        BatchedStorage,
+        RetryingStorage,
+        lambda inner: PrefixedStorage(inner, "a:"),
+        lambda inner: FallbackStorage(inner, MemoryStorage()),
+        lambda inner: ObservedStorage(CachedStorage(inner), lambda _: None),
+    ],
+)
+async def test_a_wrapper_does_not_open_what_was_closed(wrap):
+    inner = MemoryStorage()
+    storage = wrap(inner)
+    await storage.open()
+    await storage.close()
+    with pytest.raises(ClosedError):
+        await storage.write_then_read([[Write("k", "1")]], ["k"])
+    with pytest.raises(ClosedError):
+        await inner.read("k")
+
+
 def test_a_wrapper_has_the_capabilities_of_what_it_wraps():
     assert ReadOnlyStorage(MemoryStorage()).capabilities is MemoryStorage.capabilities
+
+
+class Narrowing(MemoryStorage):
+    """Knows only when it is open that it can less."""
+
+    async def _open(self):
+        self.capabilities = dataclasses.replace(self.capabilities, ttl_resolution=1.0, max_key_bytes=50)
+
+
+@pytest.mark.parametrize(
+    ("wrap", "longest"),
+    [
+        (StorageWrapper, 50),
+        (CachedStorage, 50),
+        (lambda inner: PrefixedStorage(inner, "pizza:"), 44),
+        (lambda inner: FallbackStorage(inner, MemoryStorage()), 50),
+        (lambda inner: FallbackStorage(MemoryStorage(), inner), 50),
+        (lambda inner: CachedStorage(PrefixedStorage(ObservedStorage(inner, print), "x" * 60)), 0),
+    ],
+)
+async def test_a_wrapper_can_no_more_than_what_it_wraps_at_that_time(wrap, longest):
+    inner = Narrowing()
+    storage = wrap(inner)
+
+    assert (0.0, None) == (storage.capabilities.ttl_resolution, storage.capabilities.max_key_bytes)
+
+    await inner.open()
+
+    assert (1.0, longest) == (storage.capabilities.ttl_resolution, storage.capabilities.max_key_bytes)
+    assert storage.capabilities is storage.capabilities  # made once, since every operation looks at them
+    with pytest.raises(InvalidKeyError):
+        await storage.write("k" * (longest + 1), "1")
 
 
 def test_reprs_tell_what_is_wrapped():
@@ -200,6 +259,26 @@ async def test_errors_name_the_key_that_the_caller_knows():
         await storage.read("a:k")
 
     assert [error.key for error in (conflict.value, result, closed.value)] == ["a:k", "a:k", "a:k"]
+
+
+async def test_an_error_that_several_operations_share_names_the_key_alike_for_all():
+    class GoneAfterOne(MemoryStorage):
+        async def write_many(self, writes):
+            raise SchemaError("gone", operation="write_many", key=writes[0].key)
+
+    inner = GoneAfterOne()
+    storage = PrefixedStorage(PrefixedStorage(inner, "a"), "a")
+    writes = [Write(key, "1") for key in ("aaab", "aaac", "z")]
+    results, found = await storage.write_then_read([[Write("x", "1")], writes])
+
+    assert ["aaab"] * 3 == [error.key for error in results[1:]]
+    assert found is None
+
+    shared = SchemaError("gone", operation="write_many", key="aaaab")
+    inner.write_many = lambda writes: asyncio.sleep(0, [shared] * len(writes))
+
+    for _ in range(2):  # as of callers whose operations travelled together
+        assert ["aab"] * 3 == [error.key for error in await storage.write_many(writes)]
 
 
 async def test_the_limit_of_a_key_leaves_room_for_the_prefix():
@@ -435,6 +514,106 @@ async def test_the_faster_one_wins_against_a_copy(fallback, first, second):
     assert await contents(first) == {"k": '"new"'}
 
 
+@pytest.fixture
+def deleting_meanwhile(first, second, third):
+    """Two workers with the same storages; what one reads at home is deleted by the other in between."""
+
+    def workers(*, before):
+        reader, deleter = FallbackStorage(first, second, third), FallbackStorage(first, second, third)
+        write_many = first.write_many
+
+        async def interrupted(writes):
+            first.write_many = write_many
+            if before:
+                await deleter.delete("k")
+                return await write_many(writes)
+            results = await write_many(writes)
+            await deleter.delete("k")
+            return results
+
+        first.write_many = interrupted
+        return reader
+
+    return workers
+
+
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize("home", ["second", "third"])
+async def test_what_is_deleted_while_it_is_copied_into_the_primary_is_gone(deleting_meanwhile, home, before, request):
+    first, second, third = (request.getfixturevalue(name) for name in ("first", "second", "third"))
+    await request.getfixturevalue(home).write("k", '"old"')
+    await second.write("l", '"kept"')
+    found = await deleting_meanwhile(before=before).read_many(["k", "l"])
+
+    assert {"l": '"kept"'} == {key: record.value for key, record in found.items()}
+    assert [{"l": '"kept"'}, {"l": '"kept"'}, {}] == [await contents(each) for each in (first, second, third)]
+
+
+async def test_what_was_written_after_it_was_deleted_stays(deleting_meanwhile, first, second):
+    reader = deleting_meanwhile(before=True)
+    await second.write("k", '"old"')
+    read_many = second.read_many
+
+    async def overtaken(keys):
+        found = await read_many(keys)
+        if not found:
+            await first.write("k", '"new"')
+        return found
+
+    second.read_many = overtaken
+
+    assert '"new"' == (await reader.read("k")).value
+    assert {"k": '"new"'} == await contents(first)
+
+
+async def test_a_copy_does_not_outlive_the_primary_s():
+    now = 0.0
+
+    class Slow(MemoryStorage):
+        async def _wait(self, call):
+            nonlocal now
+            result = await call
+            now += 1.0
+            return result
+
+        async def write_many(self, writes):
+            return await self._wait(super().write_many(writes))
+
+        async def touch(self, key, ttl):
+            return await self._wait(super().touch(key, ttl))
+
+        async def read_many(self, keys):
+            return await self._wait(super().read_many(keys))
+
+    def clock():
+        return now
+
+    slow, fast = Slow(clock=clock), MemoryStorage(clock=clock)
+    fallback = FallbackStorage(slow, fast, clock=clock)
+    await fallback.write("written", "1", ttl=10)
+    written = now - 1
+    await fallback.write("touched", "1")
+    await fallback.touch("touched", 10)
+    touched = now - 1
+    await fallback.write("late", "1", ttl=0.5)
+    now = written + 10
+
+    assert await fast.read("written") is await fallback.read("written") is None
+    now = max(now, touched + 10)
+    assert await fast.read("touched") is await fallback.read("touched") is None
+    assert {} == await contents(fast)
+
+    now = 0.0
+    old = Slow(clock=clock)
+    await old.write("k", "1", ttl=10)
+    now = 0.0
+    brought = await FallbackStorage(fast, old, clock=clock).read("k")
+
+    assert 9 == brought.ttl
+    now = 10.0
+    assert await fast.read("k") is None
+
+
 async def test_a_write_goes_everywhere_and_waits_for_all(fallback, first, second, third):
     reached, released = asyncio.Event(), asyncio.Event()
     write_many = third.write_many
@@ -581,6 +760,30 @@ async def test_iteration_is_the_union_without_duplicates(fallback, first, second
 
     assert sorted([key async for key in fallback.read_all_keys(batch_size=1)]) == ["a", "b", "c", "d"]
     assert await contents(fallback) == {key: f'"{key}"' for key in "abcd"}
+
+
+async def test_if_one_cannot_be_opened_those_opened_for_it_are_closed_again():
+    class Down(MemoryStorage):
+        up = False
+
+        async def _open(self):
+            if not self.up:
+                raise UnavailableError("down")
+
+    new, opened_before, down = MemoryStorage(), MemoryStorage(), Down()
+    await opened_before.open()
+    fallback = FallbackStorage(ObservedStorage(new, lambda _: None), opened_before, down)
+    with pytest.raises(UnavailableError):
+        await fallback.open()
+
+    assert await opened_before.read("k") is None
+    with pytest.raises(ClosedError):
+        await new.read("k")
+
+    down.up = True
+    await fallback.open()
+
+    assert await fallback.read("k") is None
 
 
 async def test_closing_closes_all_even_if_one_fails(fallback, first, second, third):

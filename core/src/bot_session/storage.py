@@ -168,6 +168,22 @@ class Capabilities:
     max_value_bytes: int | None = None
 
 
+class _Turns:
+    """
+    Who opens or closes a storage does it one after the other.
+
+    Attributes:
+        loop: The event loop of all who do.
+        lock: Held by whoever does it.
+        failed: How the last attempt to open failed; being closed meanwhile is such a failure.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.lock = asyncio.Lock()
+        self.failed: StorageError | None = None
+
+
 class Storage(ABC):
     """
     Keeps documents by key.
@@ -195,9 +211,8 @@ class Storage(ABC):
     """Whether `_validate_own` is overridden; an instance may know that it has no such limits."""
 
     _state: Literal["new", "open", "closed"] = "new"
-    _open_lock: asyncio.Lock | None = None
-    _opening = 0  # How many callers do it or wait for it,
-    _failed_open: StorageError | None = None  # and how the last attempt failed.
+    _open_turns: _Turns | None = None
+    _unreleased = False  # Whether it is closed, and what `_open` made is still there.
 
     # ------------------------------------------------------------------ required
 
@@ -452,40 +467,61 @@ class Storage(ABC):
         Raises:
             UnavailableError: The backend does not answer.
             SchemaError: What is needed is missing and may not be created, or is of the wrong form.
+            ClosedError: It was closed meanwhile.
         """
-        if self._open_lock is None:
-            self._open_lock = asyncio.Lock()
-        failed_before = self._failed_open
-        self._opening += 1
+        turns = self._turns_here()
+        failed_before = turns.failed
+        async with turns.lock:
+            if self._state == "open":
+                return
+            if turns.failed is not failed_before and turns.failed is not None:
+                raise turns.failed.copy()
+            await self._attempt_to_open(turns)
+
+    async def _attempt_to_open(self, turns: _Turns) -> None:
+        """Open it, whose turn it is; what is closed meanwhile stays closed."""
+        failed_before = turns.failed
+        await self._release()
         try:
-            async with self._open_lock:
-                if self._state == "open":
-                    return
-                if self._failed_open is not failed_before and self._failed_open is not None:
-                    raise self._failed_open.copy()
-                try:
-                    await self._open()
-                except StorageError as error:
-                    self._failed_open = error.copy()
-                    raise
-                self._state = "open"
-        finally:
-            self._opening -= 1
-            if not self._opening:
-                self._failed_open = None
+            await self._open()
+        except StorageError as error:
+            turns.failed = error.copy()
+            raise
+        if turns.failed is not failed_before:
+            self._unreleased = True
+            await self._release()
+            raise self._closed("open")
+        self._state, turns.failed = "open", None
 
     async def close(self) -> None:
         """
         Release what `open` acquired; an injected client stays open. Done once; called again, it does nothing.
 
-        Afterwards every other method raises `ClosedError` until `open` is called.
+        Afterwards every other method raises `ClosedError` until `open` is called. An opening that is under way comes to
+        its end before, in vain.
         """
-        was_open, self._state, self._open_lock = self._state == "open", "closed", None
-        if was_open:
+        self._unreleased = self._unreleased or self._state == "open"
+        self._state = "closed"
+        turns = self._turns_here()
+        turns.failed = self._closed("open")
+        async with turns.lock:
+            await self._release()
+
+    def _turns_here(self) -> _Turns:
+        """The turns of the event loop that runs: a lock that somebody waited for belongs to its loop."""
+        loop = asyncio.get_running_loop()
+        if self._open_turns is None or self._open_turns.loop is not loop:
+            self._open_turns = _Turns(loop)
+        return self._open_turns
+
+    async def _release(self) -> None:
+        """Close what is left from before; whoever closed it may have been cancelled before it was their turn."""
+        if self._unreleased:
+            self._unreleased = False
             await self._close()
 
     async def _open(self) -> None:  # noqa: B027
-        """Connect and create what is missing: for adapters. Never runs twice at once."""
+        """Connect and create what is missing: for adapters. Never runs twice at once, nor together with `_close`."""
 
     async def _close(self) -> None:  # noqa: B027
         """Close what `_open` made: for adapters."""
@@ -504,13 +540,12 @@ class Storage(ABC):
     async def _ready(self, operation: str, key: str | None = None) -> None:
         """Open at first use. Adapters write ``if self._state != "open": await self._ready("read", key)``."""
         if self._state == "closed":
-            raise ClosedError(
-                "the storage is closed; `await storage.open()` opens it again",
-                operation=operation,
-                key=key,
-                storage=self,
-            )
+            raise self._closed(operation, key)
         await self.open()
+
+    def _closed(self, operation: str, key: str | None = None) -> ClosedError:
+        problem = "the storage is closed; `await storage.open()` opens it again"
+        return ClosedError(problem, operation=operation, key=key, storage=self)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

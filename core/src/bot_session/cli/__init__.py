@@ -8,16 +8,16 @@ or nobody reads its output any more.
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
 from bot_session.errors import BotSessionError, ConfigurationError
 
 from .arguments import parse
-from .terminal import Terminal
+from .terminal import Terminal, end_output
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from collections.abc import Sequence
 
 __all__ = ["main"]
@@ -35,9 +35,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: The arguments are wrong (2), or ask for help or the version (0).
     """
-    arguments = parse(sys.argv[1:] if argv is None else argv)
-    terminal = Terminal(json=arguments.json)
     try:
+        arguments = parse(sys.argv[1:] if argv is None else argv)
+        return _run(arguments, Terminal(json=arguments.json))
+    finally:
+        end_output()
+
+
+def _run(arguments: Namespace, terminal: Terminal) -> int:
+    try:
+        terminal.flush()  # Where there is no output, nothing is begun.
         status: int = asyncio.run(arguments.run(arguments, terminal))
         terminal.flush()
     except ConfigurationError as error:
@@ -50,7 +57,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         terminal.complain("interrupted")
         return INTERRUPTED
     except BrokenPipeError:
-        # What is left would be written, and fail, once more at exit: Python's own documentation advises this.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return UNREAD
     return status

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from bot_session import __version__
 
 from . import commands
+from .terminal import without_secrets
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ Without it, the environment variable {_ENVIRONMENT} is used; env:NAME uses anoth
 So no password needs to stand in the list of processes.
 """
 _MINUS: Final = "\0-"
-"""Stands for the minus of a negative chat id until argparse, which would take it for an option, is done."""
+"""Stands for a minus that begins no option, until argparse, which would take it for one, is done."""
 
 
 def parse(argv: Sequence[str]) -> argparse.Namespace:
@@ -35,7 +36,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         SystemExit: It is wrong (2), or asks for help (0).
     """
     parser, subparsers = _parsers()
-    words = [re.sub(r"^-(?=\d)", _MINUS, word) for word in argv]
+    words = _with_minuses_hidden(argv)
     # Each command's own parser, and not the main one, since only it takes options between a URL and a key.
     command = subparsers.get(words[0]) if words else None
     if command is None:
@@ -48,9 +49,16 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     return arguments
 
 
+def _with_minuses_hidden(argv: Sequence[str]) -> list[str]:
+    """Hide the minuses of negative chat ids, and of all words after ``--``, which is left out."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    words = [re.sub(r"^-(?=\d)", _MINUS, word) for word in argv[:end]]
+    return words + [re.sub("^-", _MINUS, word) for word in argv[end + 1 :]]
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        super().error(message.replace(_MINUS, "-").replace(repr(_MINUS)[1:-1], "-"))
+        super().error(without_secrets(message.replace(_MINUS, "-").replace(repr(_MINUS)[1:-1], "-")))
 
 
 def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentParser]]:
@@ -94,17 +102,18 @@ def _parsers() -> tuple[argparse.ArgumentParser, Mapping[str, argparse.ArgumentP
     return parser, subparsers.choices
 
 
-def _url(text: str) -> str:
+def _text(word: str) -> str:
+    return word.replace(_MINUS, "-", 1)
+
+
+def _url(word: str) -> str:
+    text = _text(word)
     if not text.startswith("env:"):
         return text
     name = text.removeprefix("env:")
     if name not in os.environ:
         raise argparse.ArgumentTypeError(f"the environment variable {name} is not set")
     return os.environ[name]
-
-
-def _text(word: str) -> str:
-    return word.replace(_MINUS, "-", 1)
 
 
 _Argument = tuple[tuple[str, ...], dict[str, Any]]
@@ -123,8 +132,11 @@ _OVERWRITE: Final[_Argument] = (
     {"action": "store_true", "help": "replace what the target has under the same key; otherwise that is kept"},
 )
 _KEY_FILE_HELP: Final = "file with the encryption keys, one a line: the current one, then older ones"
-_KEY_FILE: Final[_Argument] = (("--key-file",), {"metavar": "FILE", "help": _KEY_FILE_HELP})
-_KEYS: Final[_Argument] = (("--key-file",), {"metavar": "FILE", "required": True, "help": _KEY_FILE_HELP})
+_KEY_FILE: Final[_Argument] = (("--key-file",), {"metavar": "FILE", "type": _text, "help": _KEY_FILE_HELP})
+_KEYS: Final[_Argument] = (
+    ("--key-file",),
+    {"metavar": "FILE", "type": _text, "required": True, "help": _KEY_FILE_HELP},
+)
 _COMPRESS: Final[_Argument] = (("--compress",), {"action": "store_true", "help": "compress before encrypting"})
 _ACCEPT_PLAIN: Final[_Argument] = (
     ("--accept-plain",),

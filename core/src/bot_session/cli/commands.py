@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from bot_session import sealing
 from bot_session.copying import copy_documents
 from bot_session.errors import BotSessionError, CodecError, ConfigurationError, StorageError
-from bot_session.leases import LEASE_PREFIX
+from bot_session.leases import is_lease
 from bot_session.redaction import hide_secrets
 from bot_session.storage import Capabilities, Storage
 from bot_session.urls import find_storage, open_storage, options_of, storage_schemes
@@ -205,7 +205,7 @@ def _options(url: str) -> set[str]:
 async def _keys(storage: Storage, prefix: str) -> AsyncIterator[str]:
     """The keys of sessions, without those of leases."""
     async for key in storage.read_all_keys(prefix):
-        if not key.startswith(LEASE_PREFIX):
+        if not is_lease(key):
             yield key
 
 

@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
+from contextlib import contextmanager, suppress
 from time import monotonic
-from typing import Final
+from typing import TYPE_CHECKING, Final, TextIO
 
 import msgspec
 
-__all__ = ["Terminal"]
+from bot_session.errors import BotSessionError
+from bot_session.redaction import redact_url
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+__all__ = ["OutputError", "Terminal", "end_output", "without_secrets"]
 
 _COMMANDING: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """Characters that a terminal, or what reads lines, would obey instead of showing; and those that have no UTF-8."""
+_URL: Final = re.compile(r"[\w+.-]*://(?:.*@)?\S*", re.DOTALL)
+"""A URL, as far as an at sign tells: a password may hold spaces, and hiding too much is better than too little."""
 _BETWEEN_TOKENS: Final = str.maketrans("\t\n\r", "   ")
 _NEWS_INTERVAL: Final = 0.2
 _UNITS: Final = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
+
+
+class OutputError(BotSessionError):
+    """The standard output takes nothing."""
 
 
 class Terminal:
@@ -57,35 +71,79 @@ class Terminal:
     def remark(self, text: str) -> None:
         """Write what is worth knowing, but no result."""
         self.flush()
-        sys.stderr.write(_shown(text) + "\n")
+        _note(_shown(text) + "\n")
 
     def complain(self, message: str) -> None:
-        """Write an error, on one line."""
+        """Write an error, on one line, without the secrets of URLs in it."""
         self._forget_progress()
-        sys.stderr.write(_shown(f"bot-session: {' '.join(message.split())}") + "\n")
+        _note(_shown(f"bot-session: {' '.join(without_secrets(message).split())}") + "\n")
 
     def progress(self, done: int, what: str) -> None:
         """Say how far it is, if somebody looks."""
-        if sys.stderr.isatty() and monotonic() >= self._next_news:
+        if sys.stderr and sys.stderr.isatty() and monotonic() >= self._next_news:
             self._next_news = monotonic() + _NEWS_INTERVAL
             self._progress_shown = True
-            sys.stderr.write(f"\r{done:,} {what} …\x1b[K")
-            sys.stderr.flush()
+            _note(f"\r{done:,} {what} …\x1b[K")
 
     def flush(self) -> None:
-        """Make sure that results are written."""
+        """
+        Make sure that results are written.
+
+        Raises:
+            OutputError: They cannot be: the output is closed, or its disk is full.
+            BrokenPipeError: Nobody reads them any more.
+        """
         self._forget_progress()
-        sys.stdout.flush()
+        with _output() as output:
+            output.flush()
 
     def _write(self, text: str) -> None:
         self._forget_progress()
-        sys.stdout.write(text + "\n")
+        with _output() as output:
+            output.write(text + "\n")
 
     def _forget_progress(self) -> None:
         if self._progress_shown:
             self._progress_shown = False
-            sys.stderr.write("\r\x1b[K")
+            _note("\r\x1b[K")
+
+
+@contextmanager
+def _output() -> Iterator[TextIO]:
+    output: TextIO | None = sys.stdout  # None if it was closed before the process began
+    if output is None:
+        raise OutputError("the standard output is closed")
+    try:
+        yield output
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(f"the standard output cannot be written: {error.strerror}") from error
+
+
+def _note(text: str) -> None:
+    with suppress(OSError):  # Where errors cannot be told, there is nobody to tell that.
+        if sys.stderr:
+            sys.stderr.write(text)
             sys.stderr.flush()
+
+
+def end_output() -> None:
+    """
+    Write what is left for both outputs. What cannot be written is given up: whoever wrote it has been told.
+
+    It would be written, and fail, once more at exit; Python's own documentation advises this.
+    """
+    for output in filter(None, (sys.stdout, sys.stderr)):
+        try:
+            output.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), output.fileno())
+
+
+def without_secrets(message: str) -> str:
+    """Return a message without the secrets of URLs in it."""
+    return _URL.sub(lambda match: redact_url(match[0]), message)
 
 
 def _indented(document: str) -> str:

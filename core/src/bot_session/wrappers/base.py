@@ -29,7 +29,8 @@ class StorageWrapper(Storage):
 
     def __init__(self, inner: Storage) -> None:
         self._inner = inner
-        self._capabilities = inner.capabilities
+        self._narrowed_from = inner.capabilities
+        self._capabilities = self._narrowed(inner.capabilities)
 
     @property
     def inner(self) -> Storage:
@@ -43,7 +44,14 @@ class StorageWrapper(Storage):
     @property
     def capabilities(self) -> Capabilities:  # type: ignore[override]  # known when it wraps, not before
         """What the wrapped storage can do, as far as the wrapper leaves it."""
+        inner = self._inner.capabilities
+        if inner is not self._narrowed_from:  # Some know only when they are open that they can less.
+            self._narrowed_from, self._capabilities = inner, self._narrowed(inner)
         return self._capabilities
+
+    def _narrowed(self, inner: Capabilities) -> Capabilities:
+        """Return what the wrapper leaves of the capabilities of what it wraps; asked again when those change."""
+        return inner
 
     async def read(self, key: str) -> Record | None:
         return await self._inner.read(key)
@@ -92,6 +100,10 @@ class StorageWrapper(Storage):
 
     async def close(self) -> None:
         await self._inner.close()
+
+    async def _ready(self, operation: str, key: str | None = None) -> None:
+        """As what is wrapped: a wrapper is open when that is, and must not open what was closed."""
+        await self._inner._ready(operation, key)  # noqa: SLF001 - the wrapper is no user of it, but stands for it
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._inner!r}>"

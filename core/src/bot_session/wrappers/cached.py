@@ -8,6 +8,7 @@ from collections import OrderedDict
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+from bot_session.errors import StorageError, UnavailableError
 from bot_session.locks import KeyLocks
 from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, WriteResult, conflicts_only
 
@@ -28,7 +29,12 @@ class CachedStorage(StorageWrapper):
 
     Only for a bot that is a single process, and whose storage nobody else changes: others' changes are not seen (so
     `Capabilities.shared` is False). They are not overwritten either, as long as writes match a version: such a write
-    raises `ConflictError`, and the next read asks the storage. That something is not there is remembered too.
+    raises `ConflictError`, and the next read asks the storage. That something is not there is remembered too. Closing
+    it forgets everything.
+
+    A write that was cancelled, or whose outcome is unknown, may still happen at any later time. What is read of its key
+    is not remembered until a write of it has succeeded, or `forget` is called. Of more than ``max_entries`` such keys
+    it keeps no list: from then on, until `forget` is called for all, only what is written is remembered.
 
     Args:
         inner: The storage to wrap.
@@ -53,25 +59,29 @@ class CachedStorage(StorageWrapper):
         self._known: OrderedDict[str, tuple[Record | None, float | None]] = OrderedDict()  # key: (record, deadline)
         self._characters = 0
         self._reading: dict[str, object] = {}
+        self._doubtful: set[str] = set()  # Keys of writes that may still happen;
+        self._all_doubtful = False  # too many to list.
         # The order in which writes of a key end must be that in which they happen: one at a time.
         self._writing = KeyLocks()
 
-    @property
-    def capabilities(self) -> Capabilities:  # type: ignore[override]  # known when it wraps, not before
-        """As the wrapped storage's, but not shared."""
-        return dataclasses.replace(self._inner.capabilities, shared=False)
+    def _narrowed(self, inner: Capabilities) -> Capabilities:
+        return dataclasses.replace(inner, shared=False)
 
     def forget(self, key: str | None = None) -> None:
         """Ask the storage again at the next read, for one key or for all: after somebody else has changed it."""
         if key is None:
-            self._known.clear()
-            self._reading.clear()
-            self._characters = 0
-            return
-        self._reading.pop(key, None)
-        record, _ = self._known.pop(key, (None, None))
-        if record is not None:
-            self._characters -= len(record.value)
+            self._doubtful.clear()
+            self._all_doubtful = False
+            self._drop_all()
+        else:
+            self._doubtful.discard(key)
+            self._drop(key)
+
+    async def close(self) -> None:
+        try:
+            await super().close()
+        finally:
+            self._drop_all()  # Until it is opened again, it is anybody's.
 
     async def read(self, key: str) -> Record | None:
         return (await self.read_many([key])).get(key)
@@ -80,7 +90,7 @@ class CachedStorage(StorageWrapper):
         self._inner._validate_keys("read_many", keys)  # noqa: SLF001 - its limits, known or not
         looked = {key: self._look(key) for key in dict.fromkeys(keys)}
         if self._root._state != "open":  # noqa: SLF001 - what is closed answers nothing
-            self.forget()
+            self._drop_all()
             looked = dict.fromkeys(looked)
         asked = [key for key, known in looked.items() if known is None]
         if asked:
@@ -89,7 +99,7 @@ class CachedStorage(StorageWrapper):
 
     async def _ask(self, keys: list[str]) -> dict[str, tuple[Record | None]]:
         """Read from the storage, and remember it."""
-        mark = object()
+        mark, asked = object(), self._clock()
         self._reading.update(dict.fromkeys(keys, mark))
         try:
             if len(keys) == 1:
@@ -102,7 +112,8 @@ class CachedStorage(StorageWrapper):
             for key in current:
                 del self._reading[key]
         for key in current:
-            self._remember(key, found[key])
+            if not self._all_doubtful and key not in self._doubtful:
+                self._remember(key, found[key], asked)
         return {key: (record,) for key, record in found.items()}
 
     async def has(self, key: str) -> bool:
@@ -111,37 +122,40 @@ class CachedStorage(StorageWrapper):
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         self._inner._validate("write", key, value, ttl)  # noqa: SLF001
         async with self._writing.holding(key):
-            with self._forgetting(key):
+            sent = self._clock()
+            with self._changing(key):
                 version = await self._inner.write(key, value, ttl=ttl, match=match)
-            self._remember(key, Record(value, version, ttl))
+            self._written(key, Record(value, version, ttl), sent)
         return version
 
     async def delete(self, key: str, *, match: Match = ANY) -> bool:
         self._inner._validate("delete", key)  # noqa: SLF001
         async with self._writing.holding(key):
-            with self._forgetting(key):
+            with self._changing(key):
                 existed = await self._inner.delete(key, match=match)
-            self._remember(key, None)
+            self._written(key, None)
         return existed
 
     async def touch(self, key: str, ttl: float | None) -> bool:
         self._inner._validate("touch", key, ttl=ttl)  # noqa: SLF001
         async with self._writing.holding(key):
-            with self._forgetting(key):
+            with self._changing(key):
                 return await self._inner.touch(key, ttl)
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
         self._inner._validate_writes("write_many", writes)  # noqa: SLF001
         keys = {write.key for write in writes}
         async with self._writing.holding(*keys):
-            with self._forgetting(*keys):
+            sent = self._clock()
+            with self._changing(*keys):
                 results = await self._inner.write_many(writes)
             for write, result in zip(writes, results, strict=True):
-                self.forget(write.key)
                 if isinstance(result, str):
-                    self._remember(write.key, Record(write.value or "", result, write.ttl))
+                    self._written(write.key, Record(write.value or "", result, write.ttl), sent)
                 elif isinstance(result, bool):
-                    self._remember(write.key, None)
+                    self._written(write.key, None)
+                else:
+                    self._drop(write.key)
         return results
 
     async def delete_many(self, keys: Iterable[str]) -> int:
@@ -149,19 +163,26 @@ class CachedStorage(StorageWrapper):
         return sum(result is True for result in conflicts_only(results))
 
     @contextmanager
-    def _forgetting(self, *keys: str) -> Iterator[None]:
+    def _changing(self, *keys: str) -> Iterator[None]:
         """
         Change keys in the body; whatever becomes of it, nothing is known of them afterwards.
 
-        They are forgotten twice: whoever began to read meanwhile may have read what was there before.
+        They are dropped twice: whoever began to read meanwhile may have read what was there before.
         """
         for key in keys:
-            self.forget(key)
+            self._drop(key)
         try:
             yield
+        except BaseException as error:
+            if _may_still_happen(error):
+                self._doubtful.update(keys)
+                self._all_doubtful = self._all_doubtful or len(self._doubtful) > self._max_entries
+                if self._all_doubtful:
+                    self._doubtful.clear()
+            raise
         finally:
             for key in keys:
-                self.forget(key)
+                self._drop(key)
 
     def _look(self, key: str) -> tuple[Record | None] | None:
         """Return what is known of a key, in a tuple; None if nothing is."""
@@ -173,11 +194,39 @@ class CachedStorage(StorageWrapper):
         if record is None or deadline is None:
             return (record,)
         left = deadline - self._clock()
-        return (Record(record.value, record.version, left) if left > 0 else None,)
+        if left > 0:
+            return (Record(record.value, record.version, left),)
+        self._drop(key)  # The storage, whose clock counts, may still have it for a moment.
+        return None
 
-    def _remember(self, key: str, record: Record | None) -> None:
-        deadline = None if record is None or record.ttl is None else self._clock() + record.ttl
-        self._known[key] = (record, deadline)
+    def _written(self, key: str, record: Record | None, sent: float = 0.0) -> None:
+        self._doubtful.discard(key)
+        self._remember(key, record, sent)
+
+    def _remember(self, key: str, record: Record | None, since: float) -> None:
+        """Remember what is stored; its TTL began after ``since``."""
+        self._drop(key)
+        if self._root._state != "open":  # noqa: SLF001 - closed meanwhile
+            return
+        self._known[key] = (record, None if record is None or record.ttl is None else since + record.ttl)
         self._characters += 0 if record is None else len(record.value)
         while len(self._known) > self._max_entries or self._characters > self._max_characters:
-            self.forget(next(iter(self._known)))
+            self._drop(next(iter(self._known)))
+
+    def _drop(self, key: str) -> None:
+        self._reading.pop(key, None)
+        record, _ = self._known.pop(key, (None, None))
+        if record is not None:
+            self._characters -= len(record.value)
+
+    def _drop_all(self) -> None:
+        self._known.clear()
+        self._reading.clear()
+        self._characters = 0
+
+
+def _may_still_happen(error: BaseException) -> bool:
+    """Whether a write that ended like this may have happened, or happen later."""
+    if isinstance(error, UnavailableError):
+        return error.outcome_unknown
+    return not isinstance(error, StorageError)

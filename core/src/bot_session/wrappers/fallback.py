@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Final, Literal, cast
 
 from bot_session.errors import ConfigurationError, ConflictError, StorageError, UnavailableError
 from bot_session.locks import KeyLocks
@@ -14,6 +15,7 @@ from bot_session.storage import (
     ABSENT,
     ANY,
     PRESENT,
+    Capabilities,
     Match,
     Record,
     Storage,
@@ -26,9 +28,12 @@ from bot_session.storage import (
 from .base import StorageWrapper, closing, locate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 
 __all__ = ["FallbackStorage"]
+
+SHORTEST_TTL: Final = 0.001
+"""Of a copy whose time was up before it could be written."""
 
 _logger = logging.getLogger("bot_session")
 
@@ -42,7 +47,8 @@ class FallbackStorage(StorageWrapper):
 
     - **The primary decides.** Versions are the primary's; conditions are checked there, in its one atomic step.
     - **Read**: the primary; if it has nothing, the others in order. What one of them has is copied into the primary,
-      with the TTL that is left, unless somebody was faster; then it is returned as the primary's.
+      with the TTL that is left, unless somebody was faster; then it is returned as the primary's. If none of the others
+      has it any more when it is there, it was deleted meanwhile, and is deleted again.
     - **Write**: the primary, then all others at once; it returns when all have answered.
     - **Delete**: all others first, then the primary, so that no copy can bring back what was deleted. If one of them
       fails, the delete raises, and the document is still there.
@@ -53,8 +59,11 @@ class FallbackStorage(StorageWrapper):
 
     Two writers of one key in one process take turns, so that the copies end up as the primary does. Between processes
     a copy may stay behind, and a write that is cancelled or fails may have reached the primary alone; as long as the
-    primary keeps the key nobody sees that, and the next write mends it. With a primary that other processes do not see
-    (`Capabilities.shared`), use it from one process only.
+    primary keeps the key nobody sees that, and the next write mends it. What one process deletes while another copies
+    it into the primary may be read until that one deletes it again; it comes back for good only if that process is
+    stopped in this moment, or cannot reach the others then. A copy expires with the primary's document, or later by as
+    long as it was on its way. With a primary that other processes do not see (`Capabilities.shared`), use it from one
+    process only.
 
     Args:
         primary: The storage that decides.
@@ -63,15 +72,19 @@ class FallbackStorage(StorageWrapper):
             raises `UnavailableError` with ``outcome_unknown``; ``"log"`` logs an error with the logger ``bot_session``
             and goes on, which is right only where the primary loses nothing by itself: otherwise an older copy may
             come back.
+        clock: Returns seconds that only grow; replace it to move time in tests.
 
     Raises:
         ConfigurationError: There are no others, or two of all lead to the same place.
     """
 
     def __init__(
-        self, primary: Storage, *secondaries: Storage, on_failed_copy: Literal["raise", "log"] = "raise"
+        self,
+        primary: Storage,
+        *secondaries: Storage,
+        on_failed_copy: Literal["raise", "log"] = "raise",
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(primary)
         if not secondaries:
             raise ConfigurationError("a fallback needs at least two storages")
         if len({locate(storage, "") for storage in (primary, *secondaries)}) <= len(secondaries):
@@ -81,19 +94,33 @@ class FallbackStorage(StorageWrapper):
         self._secondaries = secondaries
         self._raises = on_failed_copy == "raise"
         self._locks = KeyLocks()
-        every = [storage.capabilities for storage in self._storages]
-        self._capabilities = dataclasses.replace(
-            primary.capabilities,
-            atomic_batches=False,  # across storages nothing is
-            ttl_resolution=max(each.ttl_resolution for each in every),
-            max_key_bytes=_least(each.max_key_bytes for each in every),
-            max_value_bytes=_least(each.max_value_bytes for each in every),
-        )
+        self._clock = clock
+        self._others = [storage.capabilities for storage in secondaries]
+        super().__init__(primary)
 
     @property
     def secondaries(self) -> tuple[Storage, ...]:
         """The storages that hold the copies."""
         return self._secondaries
+
+    @property
+    def capabilities(self) -> Capabilities:  # type: ignore[override]  # as in `StorageWrapper`
+        """What all storages together can do."""
+        others = [storage.capabilities for storage in self._secondaries]
+        if others != self._others:
+            self._others = others
+            self._capabilities = self._narrowed(self._inner.capabilities)
+        return super().capabilities
+
+    def _narrowed(self, inner: Capabilities) -> Capabilities:
+        every = [inner, *self._others]
+        return dataclasses.replace(
+            inner,
+            atomic_batches=False,  # across storages nothing is
+            ttl_resolution=max(each.ttl_resolution for each in every),
+            max_key_bytes=_least(each.max_key_bytes for each in every),
+            max_value_bytes=_least(each.max_value_bytes for each in every),
+        )
 
     @property
     def _storages(self) -> tuple[Storage, ...]:
@@ -154,9 +181,11 @@ class FallbackStorage(StorageWrapper):
         self._validate("touch", key, ttl=ttl)
         async with self._locks.holding(key):
             await self._bring_home([key])
+            sent = self._clock()
             existed = await self._inner.touch(key, ttl)
             if existed:
-                await self._copy("touch", key, lambda storage: storage.touch(key, ttl))
+                left = self._left(ttl, sent)
+                await self._copy("touch", key, lambda storage: storage.touch(key, left))
         return existed
 
     async def _apply_one(self, operation: str, write: Write) -> Version | bool:
@@ -177,16 +206,17 @@ class FallbackStorage(StorageWrapper):
                 failures = await self._on_secondaries(lambda storage: storage.delete_many(deleted))
                 if failures:
                     raise failures[0]
+            sent = self._clock()
             results = await self._inner.write_many(writes)
-            copies = await self._copies(writes, results, deleted)
+            copies = await self._copies(writes, results, deleted, sent)
             if copies:
                 await self._copy("write_many", None, lambda storage: _write_copies(storage, copies))
         return results
 
     async def _copies(
-        self, writes: Sequence[Write], results: Sequence[WriteResult], deleted: Sequence[str]
+        self, writes: Sequence[Write], results: Sequence[WriteResult], deleted: Sequence[str], sent: float
     ) -> list[Write]:
-        """Return the writes that make the copies what the primary now has."""
+        """Return the writes that make the copies what the primary has, to which the writes were sent at that time."""
         last = {
             write.key: write
             for write, result in zip(writes, results, strict=True)
@@ -196,7 +226,15 @@ class FallbackStorage(StorageWrapper):
         if kept:  # Their copies are gone, but the primary refused to delete.
             records = await self._inner.read_many(kept)
             last |= {key: Write(key, record.value, record.lasting) for key, record in records.items()}
-        return [Write(write.key, write.value, write.ttl) for write in last.values() if write.value is not None]
+        return [
+            Write(write.key, write.value, self._left(write.ttl, sent))
+            for write in last.values()
+            if write.value is not None
+        ]
+
+    def _left(self, ttl: float | None, since: float) -> float | None:
+        """What is left of a TTL that began after ``since``, so that a copy does not outlive what it is a copy of."""
+        return None if ttl is None else max(ttl - (self._clock() - since), SHORTEST_TTL)
 
     async def _copy(self, operation: str, key: str | None, call: Callable[[Storage], Awaitable[object]]) -> None:
         """Do to the others what was done to the primary, all at once."""
@@ -233,26 +271,37 @@ class FallbackStorage(StorageWrapper):
         if not keys:
             return {}
         found = await self._inner.read_many(keys)
-        missing = {key for key in keys if key not in found}
-        strays: dict[str, Record] = {}
-        for storage in self._secondaries:
-            if missing:
-                strays |= await storage.read_many(list(missing))
-                missing -= strays.keys()
-        if not strays:
-            return found
+        strays = await self._strays([key for key in keys if key not in found])
+        return found | await self._adopt(strays) if strays else found
+
+    async def _adopt(self, strays: Mapping[str, Record]) -> dict[str, Record]:
+        """Write into the primary what it lacks, and return what it has then."""
         results = await self._inner.write_many(
-            [Write(key, record.value, record.lasting, ABSENT) for key, record in strays.items()]
+            [Write(key, record.value, record.ttl, ABSENT) for key, record in strays.items()]
         )
-        overtaken: list[str] = []
-        for (key, record), result in zip(strays.items(), conflicts_only(results), strict=True):
-            if isinstance(result, ConflictError):
-                overtaken.append(key)
-            else:
-                found[key] = Record(record.value, cast("Version", result), record.ttl)
-        if overtaken:
-            found |= await self._inner.read_many(overtaken)
-        return found
+        brought = {
+            key: Record(record.value, cast("Version", result), record.ttl)
+            for (key, record), result in zip(strays.items(), conflicts_only(results), strict=True)
+            if not isinstance(result, ConflictError)
+        }
+        # Whoever deletes begins with the others: while one of them has it, it will be deleted from the primary too.
+        still = await self._strays(list(brought))
+        gone = [Write(key, None, match=record.version) for key, record in brought.items() if key not in still]
+        if gone:
+            conflicts_only(await self._inner.write_many(gone))
+        found = {key: brought[key] for key in still}
+        overtaken = [key for key in strays if key not in found]
+        return found | await self._inner.read_many(overtaken) if overtaken else found
+
+    async def _strays(self, keys: Sequence[str]) -> dict[str, Record]:
+        """Return what the others have: under each key, what the first of them has that has anything."""
+        asked = self._clock()
+        found: dict[str, Record] = {}
+        for storage in self._secondaries:
+            missing = [key for key in keys if key not in found]
+            if missing:
+                found |= await storage.read_many(missing)
+        return {key: Record(each.value, each.version, self._left(each.lasting, asked)) for key, each in found.items()}
 
     # ------------------------------------------------------------------ the rest
 
@@ -270,8 +319,14 @@ class FallbackStorage(StorageWrapper):
         return "\n".join(filter(None, (storage.ddl() for storage in self._storages)))
 
     async def open(self) -> None:
-        for storage in self._storages:
-            await storage.open()
+        """Open all of them. If one cannot be opened, those that were opened for this are closed again."""
+        async with AsyncExitStack() as opened:
+            for storage in self._storages:
+                was_open = locate(storage, "")[0]._state == "open"  # noqa: SLF001 - to leave it as it was
+                await storage.open()
+                if not was_open:
+                    opened.push_async_callback(storage.close)
+            opened.pop_all()
 
     async def close(self) -> None:
         async with AsyncExitStack() as stack:  # closes all of them, whatever one may raise

@@ -7,7 +7,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 from bot_session.errors import ConfigurationError, InvalidKeyError, StorageError
-from bot_session.storage import ANY, Match, Record, Storage, Version, Write, WriteResult, WrittenAndRead, key_problem
+from bot_session.storage import (
+    ANY,
+    Capabilities,
+    Match,
+    Record,
+    Storage,
+    Version,
+    Write,
+    WriteResult,
+    WrittenAndRead,
+    key_problem,
+)
 
 from .base import StorageWrapper, closing
 
@@ -38,16 +49,15 @@ class PrefixedStorage(StorageWrapper):
     """
 
     def __init__(self, inner: Storage, prefix: str) -> None:
-        super().__init__(inner)
         problem = key_problem(prefix, None)
         if problem:
             raise ConfigurationError(f"the prefix {prefix!r} cannot begin a key: {problem}")
         self._prefix = prefix
-        size, limit = len(prefix.encode()), inner.capabilities.max_key_bytes
-        if limit is not None:
-            if size >= limit:
-                raise ConfigurationError(f"the prefix has {size:,} bytes; a whole key has at most {limit:,}")
-            self._capabilities = dataclasses.replace(inner.capabilities, max_key_bytes=limit - size)
+        self._prefix_bytes = len(prefix.encode())
+        super().__init__(inner)
+        limit = inner.capabilities.max_key_bytes
+        if limit is not None and self._prefix_bytes >= limit:
+            raise ConfigurationError(f"the prefix has {self._prefix_bytes:,} bytes; a whole key has at most {limit:,}")
 
     @property
     def prefix(self) -> str:
@@ -56,6 +66,12 @@ class PrefixedStorage(StorageWrapper):
 
     def inner_key(self, key: str) -> str:
         return self._prefix + key
+
+    def _narrowed(self, inner: Capabilities) -> Capabilities:
+        limit = inner.max_key_bytes
+        if limit is None:
+            return inner
+        return dataclasses.replace(inner, max_key_bytes=max(limit - self._prefix_bytes, 0))
 
     async def read(self, key: str) -> Record | None:
         with self._in_callers_words("read", key):
@@ -123,10 +139,12 @@ class PrefixedStorage(StorageWrapper):
         return [Write(self._prefix + write.key, write.value, write.ttl, write.match) for write in writes]
 
     def _translated(self, results: list[WriteResult]) -> list[WriteResult]:
-        for result in results:
+        # One error may be the result of several operations, and of other callers': each gets its own.
+        own = [result.copy() if isinstance(result, StorageError) else result for result in results]
+        for result in own:
             if isinstance(result, StorageError):
                 self._translate(result)
-        return results
+        return own
 
     def _own(self, key: str) -> str:
         return key[len(self._prefix) :]
