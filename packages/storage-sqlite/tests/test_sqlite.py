@@ -6,6 +6,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
+import time
 from contextlib import closing
 
 import aiosqlite
@@ -196,11 +198,100 @@ async def test_grammys_d1_table_works_until_a_ttl_is_asked_for(path):
         assert await storage.purge() == 0
     statement = 'ALTER TABLE "GrammySessions" ADD COLUMN "expires_at" REAL;'
     assert statement in str(caught.value)
+    assert "stop all that use it" in str(caught.value)
     assert execute(path, "SELECT * FROM GrammySessions ORDER BY key") == [("42", '{"count":2}'), ("null", "1")]
 
     execute(path, statement)
     async with SQLiteStorage(path, table="GrammySessions") as storage:
         await storage.write("42", "3", ttl=60.0)
+
+
+@pytest.mark.parametrize(
+    ("column", "message"),
+    [
+        ("key TEXT COLLATE NOCASE PRIMARY KEY", "is compared as NOCASE"),
+        ("key TEXT COLLATE RTRIM UNIQUE", "is compared as RTRIM"),
+        ("key INTEGER PRIMARY KEY", "takes text for numbers"),
+        ("key NUMERIC PRIMARY KEY", "takes text for numbers"),
+        ("key STRING PRIMARY KEY", "takes text for numbers"),
+        ("key TEXT", 'CREATE UNIQUE INDEX "sessions_key" ON "sessions" \\("key"\\);'),
+        ("key TEXT, x TEXT, UNIQUE (key, x)", "could hold a key twice"),
+    ],
+)
+async def test_a_key_column_that_does_not_keep_keys_apart_is_refused(path, column, message):
+    execute(path, f"CREATE TABLE sessions (value TEXT, expires_at REAL, {column})")
+    with pytest.raises(SchemaError, match=message):
+        await SQLiteStorage(path).open()
+
+
+async def test_a_second_unique_index_that_confuses_keys_is_refused(path):
+    execute(path, "CREATE TABLE sessions (key TEXT PRIMARY KEY, value TEXT)")
+    execute(path, "CREATE UNIQUE INDEX theirs ON sessions (key COLLATE NOCASE)")
+    with pytest.raises(SchemaError, match="is compared as NOCASE"):
+        await SQLiteStorage(path).open()
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        "key PRIMARY KEY, value",
+        "Key VARCHAR(255) UNIQUE, value TEXT",
+        "key BLOB PRIMARY KEY, value TEXT",
+        "key TEXT, value TEXT, PRIMARY KEY (key)",
+    ],
+)
+async def test_a_key_column_that_keeps_text_as_it_is_will_do(path, columns):
+    execute(path, f"CREATE TABLE sessions ({columns})")
+    keys = ["007", "7", "Foo", "foo", "foo "]
+    async with SQLiteStorage(path) as storage:
+        await storage.write_many([Write(key, f'"{key}"') for key in keys])
+        found = {key: record.value async for key, record in storage.read_all_entries()}
+
+    assert found == {key: f'"{key}"' for key in keys}
+
+
+async def test_a_version_is_compared_exactly_whatever_the_column_makes_of_case(path):
+    execute(path, "CREATE TABLE sessions (key TEXT PRIMARY KEY, value TEXT COLLATE NOCASE, expires_at REAL)")
+    async with SQLiteStorage(path) as storage:
+        version = await storage.write("42", '"a"')
+        await storage.write("42", '"A"')
+        with pytest.raises(ConflictError):
+            await storage.write("42", '"b"', match=version)
+        with pytest.raises(ConflictError):
+            await storage.delete("42", match=version)
+
+
+@pytest.mark.parametrize("declared", ["TEXT", "VARCHAR(20)"])
+async def test_a_column_of_text_for_deadlines_is_refused(path, declared):
+    execute(path, f"CREATE TABLE sessions (key TEXT PRIMARY KEY, value TEXT, expires_at {declared})")
+    with pytest.raises(SchemaError, match="deadlines are numbers"):
+        await SQLiteStorage(path).open()
+    async with SQLiteStorage(path, expires_column=None) as storage:
+        await storage.write("42", "1")
+
+
+@pytest.mark.parametrize("declared", ["DATETIME", "TIMESTAMP", "REAL", "BLOB"])
+async def test_a_deadline_that_is_text_is_an_error_and_can_be_overwritten(path, declared):
+    execute(path, f"CREATE TABLE sessions (key TEXT PRIMARY KEY, value TEXT, expires_at {declared})")
+    execute(path, "INSERT INTO sessions VALUES ('42', '1', '2020-01-01 00:00:00')")
+    async with SQLiteStorage(path) as storage:
+        absent = storage.write("42", "2", match=ABSENT)
+        for call in (storage.read("42"), storage.has("42"), storage.read_many(["42"]), absent):
+            with pytest.raises(SchemaError, match=r"'expires_at' of the table 'sessions' holds a str.*unixepoch"):
+                await call
+        with pytest.raises(SchemaError, match="seconds since 1970"):
+            [key async for key in storage.read_all_keys()]
+        await storage.write("42", "2", ttl=60.0)
+
+        assert 59.0 < (await storage.read("42")).ttl <= 60.0
+
+
+async def test_a_database_in_another_encoding_is_refused(path):
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA encoding = 'UTF-16le'")
+        connection.execute("CREATE TABLE other (x)")
+    with pytest.raises(SchemaError, match="UTF-16le, sessions need UTF-8"):
+        await SQLiteStorage(path).open()
 
 
 # ---------------------------------------------------------------------- several processes
@@ -291,8 +382,8 @@ async def test_what_was_written_survives_a_killed_process_and_batches_are_whole(
 
 async def test_own_connections_sync_every_commit(path):
     async with SQLiteStorage(path) as storage:
-        (mode,) = await (await storage._connection.execute("PRAGMA journal_mode")).fetchone()
-        (synchronous,) = await (await storage._connection.execute("PRAGMA synchronous")).fetchone()
+        (mode,) = await (await storage._database.connection.execute("PRAGMA journal_mode")).fetchone()
+        (synchronous,) = await (await storage._database.connection.execute("PRAGMA synchronous")).fetchone()
 
     assert (mode, synchronous) == ("wal", 2)
 
@@ -327,10 +418,44 @@ async def test_a_locked_database_is_unavailable_after_the_timeout_and_can_be_rea
     assert (caught.value.operation, caught.value.key) == ("write", "42")
 
 
+async def test_all_that_wait_for_another_programs_lock_give_up_together_and_reads_pass(path):
+    async with SQLiteStorage(path, timeout=0.5) as storage:
+        await storage.write("42", "1")
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            start = time.monotonic()
+            writes = [asyncio.create_task(storage.write(f"{i}", "2")) for i in range(8)]
+            await asyncio.sleep(0.05)
+            record = await storage.read("42")
+            waiting = [not write.done() for write in writes]
+            results = await asyncio.gather(*writes, return_exceptions=True)
+            elapsed = time.monotonic() - start
+
+    assert record.value == "1"
+    assert [True] * 8 == waiting
+    assert [UnavailableError] * 8 == [type(result) for result in results]
+    assert 0.5 <= elapsed < 2.0
+
+
+async def test_all_that_wait_for_another_programs_lock_write_when_it_is_gone(path):
+    async with SQLiteStorage(path, timeout=30.0) as storage:
+        await storage.open()
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            writes = [asyncio.create_task(storage.write(f"{i}", "1")) for i in range(8)]
+            assert not (await asyncio.wait(writes, timeout=0.05))[0]
+            writes[0].cancel()
+            other.rollback()
+        await asyncio.wait(writes)
+        keys = {key async for key in storage.read_all_keys()}
+
+    assert keys == {f"{i}" for i in range(1, 8)}
+
+
 async def test_a_full_disk_is_unavailable_and_writes_nothing(path):
     async with SQLiteStorage(path) as storage:
         await storage.write("42", "1")
-        await (await storage._connection.execute("PRAGMA max_page_count = 10")).fetchone()
+        await (await storage._database.connection.execute("PRAGMA max_page_count = 10")).fetchone()
         with pytest.raises(UnavailableError, match="full"):
             await storage.write_many([Write("42", "2"), Write("43", '"' + "x" * 100_000 + '"')])
 
@@ -432,11 +557,35 @@ async def test_a_table_that_goes_missing_is_an_error_that_names_the_statement(pa
                 await call
 
 
-async def test_a_key_column_without_an_index_is_an_error(path):
-    execute(path, "CREATE TABLE sessions (key TEXT, value TEXT, expires_at REAL)")
+async def test_a_file_that_is_not_in_its_place_any_more_is_unavailable_and_never_a_miss(path, tmp_path):
     async with SQLiteStorage(path) as storage:
-        with pytest.raises(SchemaError, match="PRIMARY KEY"):
-            await storage.write("42", "1")
+        await storage.write("42", "1")
+        path.rename(tmp_path / "moved.db")
+        for call in (storage.read("43"), storage.has("42"), storage.write("42", "2"), storage.read_many(["42"])):
+            with pytest.raises(UnavailableError, match="moved, deleted or replaced") as caught:
+                await call
+            assert isinstance(caught.value.__cause__, FileNotFoundError)
+        (tmp_path / "moved.db").rename(path)
+        record = await storage.read("42")
+        path.unlink()
+        path.touch()
+        with pytest.raises(UnavailableError, match=r"there is another file now\): close the storage"):
+            await storage.read("42")
+
+    assert record.value == "1"
+
+
+async def test_a_storage_keeps_its_file_when_the_current_folder_changes(tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    storage = SQLiteStorage("bot.db")
+    await storage.write("42", "1")
+    await storage.close()
+    monkeypatch.chdir("elsewhere")
+    async with storage:
+        record = await storage.read("42")
+
+    assert record.value == "1"
 
 
 async def test_bytes_in_the_table_are_an_error_and_never_a_miss(path):
@@ -450,6 +599,142 @@ async def test_half_a_character_is_refused(path):
     async with SQLiteStorage(path) as storage:
         with pytest.raises(UnsupportedError):
             await storage.write("42", '"\ud800"')
+
+
+# ---------------------------------------------------------------------- other event loops, other processes
+
+
+class Gate:
+    """A clock that keeps the connection's thread until it is opened."""
+
+    def __init__(self):
+        self.reached, self.open = threading.Event(), threading.Event()
+        self.open.set()
+
+    def __call__(self):
+        self.reached.set()
+        self.open.wait(30)
+        return time.time()
+
+
+async def leave_a_write_behind(storage, gate):
+    """What asyncio.run ends while a write is under way."""
+    await storage.write("42", "1")
+    gate.reached.clear()
+    gate.open.clear()
+    leaving = asyncio.create_task(storage.write("43", "2"))
+    await asyncio.to_thread(gate.reached.wait, 30)
+    assert not leaving.done()
+
+
+async def in_time(call):
+    async with asyncio.timeout(10):
+        return await call
+
+
+ended_thread = pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+whenever_it_ends = pytest.mark.parametrize("delay", [0.0, 0.3], ids=["ended before", "ends meanwhile"])
+
+
+@ended_thread
+@whenever_it_ends
+@pytest.mark.parametrize("database", ["bot.db", ":memory:"])
+def test_a_storage_outlives_an_event_loop_that_was_closed_while_it_wrote(tmp_path, monkeypatch, database, delay):
+    monkeypatch.chdir(tmp_path)
+    gate = Gate()
+    storage = SQLiteStorage(database, clock=gate)
+
+    async def go_on():
+        records = await asyncio.gather(*(in_time(storage.read("42")) for _ in range(8)))
+        await in_time(storage.write("44", "3"))
+        keys = {key async for key in storage.read_all_keys()}
+        await in_time(storage.close())
+        return {record.value for record in records}, keys
+
+    asyncio.run(leave_a_write_behind(storage, gate))
+    timer = threading.Timer(delay, gate.open.set)
+    timer.start()
+    if not delay:
+        timer.join()
+        time.sleep(0.1)
+    values, keys = asyncio.run(go_on())
+
+    assert values == {"1"}
+    assert keys == {"42", "43", "44"}
+
+
+@ended_thread
+@whenever_it_ends
+def test_what_was_left_by_an_event_loop_is_closed_for_good(path, delay):
+    gate = Gate()
+    storage = SQLiteStorage(path, clock=gate)
+    asyncio.run(leave_a_write_behind(storage, gate))
+    threading.Timer(delay, gate.open.set).start()
+    asyncio.run(in_time(storage.close()))
+
+    assert [path] == list(path.parent.iterdir())  # The last connection takes -wal and -shm with it.
+    assert execute(path, "SELECT key FROM sessions ORDER BY key") == [("42",), ("43",)]
+
+
+@ended_thread
+def test_a_given_connection_that_an_event_loop_has_left_is_closed(path):
+    gate = Gate()
+    connection = aiosqlite.connect(path, check_same_thread=False)
+    storage = SQLiteStorage(connection, clock=gate)
+
+    async def begin():
+        await connection
+        await leave_a_write_behind(storage, gate)
+
+    async def go_on():
+        for call in (storage.read("42"), storage.write("42", "2"), SQLiteStorage(connection).read("42")):
+            with pytest.raises(ClosedError, match="make another connection"):
+                await in_time(call)
+        await in_time(storage.close())
+
+    asyncio.run(begin())
+    threading.Timer(0.1, gate.open.set).start()
+    asyncio.run(go_on())
+    connection._connection.close()
+    connection._connection = None
+
+
+FORKED = """
+import asyncio, os, sys
+from bot_session.errors import ClosedError
+from bot_session_storage_sqlite import SQLiteStorage
+
+async def use(storage):
+    try:
+        async with asyncio.timeout(10):
+            await storage.read("42")
+    except ClosedError as error:
+        print("after the fork" in str(error), flush=True)
+
+storage = SQLiteStorage(sys.argv[1])
+loop = asyncio.new_event_loop()
+loop.run_until_complete(storage.write("42", "1"))
+child = os.fork()
+if not child:
+    loop.run_until_complete(use(storage))
+    asyncio.run(use(storage))
+    asyncio.run(storage.close())
+    asyncio.run(storage.__aenter__()) if sys.argv[2] == "again" else None
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+print(loop.run_until_complete(storage.read("42")).value, os.waitstatus_to_exitcode(status), flush=True)
+loop.run_until_complete(storage.close())
+loop.close()
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+@pytest.mark.parametrize(("more", "status"), [("close", 0), ("again", 1)])
+def test_a_child_process_is_told_to_open_its_own_storage(path, more, status):
+    command = [sys.executable, "-W", "ignore", "-c", FORKED, path, more]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+
+    assert done.stdout == f"True\nTrue\n1 {status}\n"
 
 
 # ---------------------------------------------------------------------- a connection of the user's
@@ -492,6 +777,47 @@ async def test_a_transaction_of_the_user_that_does_not_end_is_unavailable(path):
         await connection.execute("BEGIN")
         with pytest.raises(UnavailableError, match="transaction that is not ours"):
             await storage.write("42", "1")
+
+
+async def test_those_behind_others_on_a_given_connection_do_not_wait_as_long_again(path):
+    execute(path, "PRAGMA journal_mode = WAL")
+    async with aiosqlite.connect(path, timeout=0.3) as connection, SQLiteStorage(connection, timeout=0.2) as storage:
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            start = time.monotonic()
+            writes = [storage.write(f"{i}", "1") for i in range(10)]
+            results = await asyncio.gather(*writes, return_exceptions=True)
+            elapsed = time.monotonic() - start
+        await storage.write("42", "1")
+
+    assert [UnavailableError] * 10 == [type(result) for result in results]
+    assert 0.3 <= elapsed < 1.5
+
+
+async def test_a_given_connection_may_convert_declared_types(path):
+    execute(path, "CREATE TABLE sessions (key TEXT PRIMARY KEY, value date, expires_at timestamp)")
+    detect = sqlite3.PARSE_DECLTYPES | sqlite3.PARSE_COLNAMES
+    async with aiosqlite.connect(path, detect_types=detect) as connection, SQLiteStorage(connection) as storage:
+        await storage.write("42", '"a"', ttl=60.0)
+        record = await storage.read("42")
+        many = await storage.read_many(["42"])
+        entries = [entry async for entry in storage.read_all_entries()]
+
+        assert await storage.has("42")
+    assert record.value == '"a"'
+    assert 59.0 < record.ttl <= 60.0
+    assert [key for key, _ in entries] == list(many) == ["42"]
+
+
+async def test_a_wrong_value_is_not_taken_for_a_closed_connection(path):
+    class Broken(Clock):
+        def __call__(self):
+            raise ValueError("no time")
+
+    with pytest.raises(StorageError, match="no time") as caught:
+        await SQLiteStorage(path, clock=Broken(0.0)).read("42")
+
+    assert not isinstance(caught.value, ClosedError)
 
 
 async def test_a_connection_that_its_owner_closed_is_closed(path):

@@ -127,14 +127,14 @@ class TestMemory(SQLiteContract):
         return lambda **options: SQLiteStorage(":memory:", **options)
 
     async def expire_now(self, storage, key):
-        await storage._connection.execute("UPDATE sessions SET expires_at = 1 WHERE key = ?", (key,))
+        await storage._database.connection.execute("UPDATE sessions SET expires_at = 1 WHERE key = ?", (key,))
 
     async def forbid(self, storage, key):
-        await storage._connection.execute(self.forbidding.format(self.table, key))
+        await storage._database.connection.execute(self.forbidding.format(self.table, key))
 
     async def crowd(self, storage, n):
         rows = [(f"crowd:{i}", "0") for i in range(n)]
-        await storage._connection.executemany("INSERT INTO sessions (key, value) VALUES (?, ?)", rows)
+        await storage._database.connection.executemany("INSERT INTO sessions (key, value) VALUES (?, ?)", rows)
 
     async def plant_foreign(self, storage):
         self.applies(False, "nobody else can reach this memory")

@@ -39,14 +39,18 @@ _SCHEMA: Final = {
     sqlite3.SQLITE_AUTH,
     sqlite3.SQLITE_NOTADB,
 }
+# The words of aiosqlite, in ValueError, and of sqlite3, in ProgrammingError.
+_CLOSED: Final = {"Connection closed", "no active connection", "Cannot operate on a closed database."}
 
 
 class CommitError(Exception):
     """COMMIT failed, with its cause: what SQLite will find in its files afterwards is not known."""
 
 
-class OccupiedError(Exception):
-    """Somebody else's transaction is open on the connection that we were given."""
+class OccupiedError(sqlite3.OperationalError):
+    """Somebody else is busy with the connection that we were given."""
+
+    sqlite_errorcode = sqlite3.SQLITE_BUSY
 
 
 def code(error: BaseException) -> int | None:
@@ -82,8 +86,7 @@ def _meaning(error: sqlite3.Error | OSError | ValueError, storage: Storage) -> t
     text, result = str(error), code(error)
     if isinstance(error, UnicodeError):
         return UnsupportedError, f"SQLite keeps UTF-8: {text}"
-    if isinstance(error, ValueError) or (result is None and "closed" in text):
-        # aiosqlite's words for a connection whose thread does not run.
+    if text in _CLOSED:
         return ClosedError, f"the aiosqlite connection is closed, or was never awaited: {text}"
     if isinstance(error, (FileNotFoundError, NotADirectoryError, PermissionError)):
         return SchemaError, f"{text}: the folder of the database must exist and be writable"

@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 import sqlite3
 import time
 from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 import aiosqlite
-from bot_session.errors import ClosedError, ConfigurationError, SchemaError, StorageError, UnavailableError
+from bot_session.errors import ConfigurationError, SchemaError, StorageError
 from bot_session.redaction import redact_url
 from bot_session.storage import ABSENT, ANY, Capabilities, Match, Record, Storage, Version, Write
 
-from ._connection import MEMORY, POLL, connect, in_transaction, isolated, on_thread, started
-from ._failures import OccupiedError, code, mapped
+from ._connection import MEMORY
+from ._database import Database
+from ._failures import code, mapped
+from ._schema import is_in_memory
 from ._table import Table
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Sequence
+    from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
 
     from bot_session.storage import WriteResult, WrittenAndRead
 
-    from ._connection import T, Work
+    from ._database import T, Work
 
 __all__ = ["SQLiteStorage"]
 
@@ -47,7 +49,7 @@ class SQLiteStorage(Storage):
         value_column: Name of the column for documents.
         expires_column: Name of the column for deadlines, in seconds since 1970; None (or empty) if there is none.
         create: Whether to create file, table and index if they are missing.
-        timeout: Seconds to wait for other writers, or for the calls before this one.
+        timeout: Seconds that a call may wait for other writers, or for the end of your transaction.
         clock: Returns seconds since 1970; replace it to move time in tests.
     """
 
@@ -70,17 +72,15 @@ class SQLiteStorage(Storage):
     ) -> None:
         if not 0 < timeout < float("inf"):
             raise ConfigurationError(f"timeout must be seconds, and not endless; not {timeout!r}")
-        self._given = database if isinstance(database, aiosqlite.Connection) else None
-        self._path = "" if isinstance(database, aiosqlite.Connection) else os.fspath(database)
-        if self._given is None and (not self._path or "\0" in self._path):
-            raise ConfigurationError(f"a database needs a path, or {MEMORY}; not {self._path!r}")
+        given, path = (database, "") if isinstance(database, aiosqlite.Connection) else (None, os.fspath(database))
+        if given is None and (not path or "\0" in path):
+            raise ConfigurationError(f"a database needs a path, or {MEMORY}; not {path!r}")
+        if given is None and path != MEMORY:
+            path = str(Path(path).absolute())  # Opened again, it is the same, whatever the current folder is then.
+        self._database = Database(path, given, create=create, timeout=timeout, clock=clock)
         self._table = Table(table, key_column, value_column, expires_column or None)
         self._create = create
-        self._timeout = timeout
-        self._clock = clock
-        self._connection: aiosqlite.Connection | None = None
-        self._raw: sqlite3.Connection | None = None
-        self._restrict(in_memory=self._path == MEMORY)
+        self._restrict(in_memory=path == MEMORY)
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -220,7 +220,7 @@ class SQLiteStorage(Storage):
     async def _open(self) -> None:
         try:
             with mapped(self, "open"):
-                await self._connect()
+                await self._database.open()
             if not await self._run(self._inspect, "open"):
                 await self._transact(self._create_table, "open")
         except BaseException:
@@ -228,27 +228,14 @@ class SQLiteStorage(Storage):
             raise
 
     async def _close(self) -> None:
-        connection, self._connection, self._raw = self._connection, None, None
-        if connection is not None and connection is not self._given:
-            with mapped(self, "close"):
-                await connection.close()
-
-    async def _connect(self) -> None:
-        if self._given is None:
-            self._connection = await started(partial(connect, self._path, create=self._create, timeout=self._timeout))
-        else:
-            self._connection = self._given
-        async with self._connection.cursor() as cursor:
-            self._raw = cursor.connection
+        with mapped(self, "close"):
+            await self._database.close()
 
     def _inspect(self, cursor: sqlite3.Cursor, _now: float) -> bool:
         """Look at database and table, and return whether there is a table."""
-        # sqlite3 has this since Python 3.12.
-        if getattr(cursor.connection, "autocommit", None) is False:
-            raise ConfigurationError("a connection with autocommit=False is in a transaction at all times: use another")
+        in_memory = is_in_memory(cursor)
         found = self._table.inspect(cursor)
-        (file,) = cursor.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
-        self._restrict(in_memory=not file)
+        self._restrict(in_memory=in_memory)
         return found
 
     def _create_table(self, cursor: sqlite3.Cursor, now: float) -> None:
@@ -268,33 +255,25 @@ class SQLiteStorage(Storage):
             ttl_resolution=1.0 if self._table.whole_seconds else able.ttl_resolution,
         )
 
-    # ------------------------------------------------------------------ on aiosqlite's thread
+    # ------------------------------------------------------------------ the trips to the database
 
-    async def _run(self, work: Work[T], operation: str, key: str | None = None) -> T:
-        """Do ``work`` in one trip to the connection's thread, where nothing else comes in between."""
+    def _run(self, work: Work[T], operation: str, key: str | None = None) -> Awaitable[T]:
+        return self._mapped(self._database.run(work), operation, key)
+
+    def _transact(self, work: Work[T], operation: str, key: str | None = None) -> Awaitable[T]:
+        return self._mapped(self._database.transact(work), operation, key)
+
+    async def _mapped(self, trip: Awaitable[T], operation: str, key: str | None) -> T:
+        connection = self._database.connection
         with mapped(self, operation, key):
-            connection, raw = self._connection, self._raw
-            if connection is None or raw is None:
-                raise ClosedError("the storage was closed meanwhile")
             try:
-                return await on_thread(connection, partial(isolated, raw, work, self._clock))
+                return await trip
             except sqlite3.OperationalError as error:
-                if code(error) == sqlite3.SQLITE_READONLY and connection is self._connection and self._state == "open":
+                same = connection is self._database.connection
+                if code(error) == sqlite3.SQLITE_READONLY and same and self._state == "open":
                     self._state = "new"  # What was read-only when it was opened stays so: the next call opens it again.
                     await self._close()
                 raise
 
-    async def _transact(self, work: Work[T], operation: str, key: str | None = None) -> T:
-        """Do ``work`` in a transaction of its own, waiting for the end of one that is not ours."""
-        deadline = time.monotonic() + self._timeout
-        while True:
-            try:
-                return await self._run(partial(in_transaction, work, self._clock), operation, key)
-            except OccupiedError:
-                if time.monotonic() > deadline:
-                    problem = f"for {self._timeout:g} s the given connection has been in a transaction that is not ours"
-                    raise UnavailableError(problem, operation=operation, key=key, storage=self) from None
-            await asyncio.sleep(POLL)
-
     def __repr__(self) -> str:
-        return f"<SQLiteStorage {self._path or 'of a given connection'!r} table {self._table.name!r}>"
+        return f"<SQLiteStorage {self._database.path or 'of a given connection'!r} table {self._table.name!r}>"

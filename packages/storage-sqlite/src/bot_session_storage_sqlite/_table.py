@@ -7,8 +7,10 @@ import math
 import re
 from typing import TYPE_CHECKING, Final
 
-from bot_session.errors import ConfigurationError, SchemaError, UnsupportedError
+from bot_session.errors import SchemaError, UnsupportedError
 from bot_session.storage import ABSENT, ANY, PRESENT, Condition, Record, Version
+
+from ._schema import form, quoted
 
 if TYPE_CHECKING:
     import sqlite3
@@ -21,21 +23,21 @@ _CREATE_TABLE: Final = (
 )
 _CREATE_INDEX: Final = "CREATE INDEX IF NOT EXISTS {index} ON {table} ({expires}) WHERE {expires} IS NOT NULL"
 _ADD_EXPIRES: Final = "ALTER TABLE {table} ADD COLUMN {expires} REAL"
-_COLUMNS: Final = "SELECT name, upper(type) FROM pragma_table_info(?)"
 
 # Columns are read as s."name": a bare "name" that is no column is a string to SQLite, and it would answer with that.
-READ: Final = "SELECT s.{value}, {deadline} FROM {table} AS s WHERE s.{key} = :key AND {live}"
-HAS: Final = "SELECT 1 FROM {table} AS s WHERE s.{key} = :key AND {live}"
+# What is selected is +s."name": an expression has no declared type, for which a given connection may have a converter.
+READ: Final = "SELECT +s.{value} AS value, {deadline} AS expires FROM {table} AS s WHERE s.{key} = :key AND {live}"
+HAS: Final = "SELECT {deadline} AS expires FROM {table} AS s WHERE s.{key} = :key AND {live}"
 READ_MANY: Final = (
-    "SELECT s.{key}, s.{value}, {deadline} FROM {table} AS s"
+    "SELECT +s.{key} AS key, +s.{value} AS value, {deadline} AS expires FROM {table} AS s"
     " WHERE {live} AND s.{key} IN (SELECT value FROM json_each(:keys))"
 )
 # A page begins where the last one ended, so nothing stays locked or remembered between them. Keys that share a prefix
 # are neighbours in every encoding; the next key, which an upper bound in text could not name, ends the listing.
 _PAGE: Final = (
-    "SELECT s.{key},"
-    " CASE WHEN :values AND substr(s.{key}, 1, length(:prefix)) = :prefix THEN s.{value} ELSE '' END, {deadline}"
-    " FROM {table} AS s WHERE {live} AND s.{key} "
+    "SELECT +s.{key} AS key,"
+    " CASE WHEN :values AND substr(s.{key}, 1, length(:prefix)) = :prefix THEN s.{value} ELSE '' END AS value,"
+    " {deadline} AS expires FROM {table} AS s WHERE {live} AND s.{key} "
 )
 FIRST_PAGE: Final = _PAGE + ">= :start ORDER BY s.{key} LIMIT :size"
 NEXT_PAGE: Final = _PAGE + "> :start ORDER BY s.{key} LIMIT :size"
@@ -45,10 +47,10 @@ NEXT_PAGE: Final = _PAGE + "> :start ORDER BY s.{key} LIMIT :size"
 WRITE: Final = "INSERT INTO {table} AS s ({columns}) VALUES ({values}) ON CONFLICT ({key}) DO UPDATE SET {changes}"
 WRITE_ABSENT: Final = WRITE + " WHERE NOT ({live})"
 WRITE_PRESENT: Final = "UPDATE {table} AS s SET {changes} WHERE s.{key} = :key AND {live}"
-WRITE_VERSION: Final = WRITE_PRESENT + " AND s.{value} = :version"
+WRITE_VERSION: Final = WRITE_PRESENT + " AND s.{value} = :version COLLATE BINARY"
 TOUCH: Final = "UPDATE {table} AS s SET {renewal} WHERE s.{key} = :key AND {live}"
 DELETE: Final = "DELETE FROM {table} AS s WHERE s.{key} = :key AND {live}"
-DELETE_VERSION: Final = DELETE + " AND s.{value} = :version"
+DELETE_VERSION: Final = DELETE + " AND s.{value} = :version COLLATE BINARY"
 DELETE_MANY: Final = "DELETE FROM {table} AS s WHERE {live} AND s.{key} IN (SELECT value FROM json_each(:keys))"
 # In portions, so that other writers get their turn.
 PURGE: Final = "DELETE FROM {table} AS s WHERE s.{key} IN (SELECT t.{key} FROM {table} AS t WHERE {dead} LIMIT 500)"
@@ -61,7 +63,7 @@ _WRITES: Final = {ANY: WRITE, ABSENT: WRITE_ABSENT, PRESENT: WRITE_PRESENT}
 _WITH_EXPIRES: Final = {
     "live": "s.{value} IS NOT NULL AND (s.{expires} IS NULL OR s.{expires} > :now)",
     "dead": "t.{expires} <= :now",
-    "deadline": "s.{expires}",
+    "deadline": "+s.{expires}",
     "columns": "{key}, {value}, {expires}",
     "values": ":key, :value, :expires",
     "changes": "{value} = :value, {expires} = :expires",
@@ -95,15 +97,15 @@ class Table:
 
     def __init__(self, table: str, key: str, value: str, expires: str | None) -> None:
         self.name = table
-        self._columns = [key, value]
+        self._columns = (key, value, expires)
         self._expires = expires
         self._names = {
-            "table": _quote(table),
-            "key": _quote(key),
-            "value": _quote(value),
-            "expires": _quote(expires or "expires_at"),
-            "index": _quote(f"{table}_{expires}"),
-            "expires_type": f", {_quote(expires)} REAL" if expires is not None else "",
+            "table": quoted(table),
+            "key": quoted(key),
+            "value": quoted(value),
+            "expires": quoted(expires or "expires_at"),
+            "index": quoted(f"{table}_{expires}"),
+            "expires_type": f", {quoted(expires)} REAL" if expires is not None else "",
         }
         self.whole_seconds = False
         self._numeric = False
@@ -122,26 +124,16 @@ class Table:
 
     def inspect(self, cursor: sqlite3.Cursor) -> bool:
         """
-        Look at the table's columns, and return whether there is such a table.
+        Look at the table, and return whether there is one.
 
         Raises:
-            SchemaError: The table has no column for keys or documents.
+            SchemaError: Sessions cannot be kept in it.
         """
-        types: dict[str, str] = dict(cursor.execute(_COLUMNS, (self.name,)).fetchall())
-        if not types:
+        found = form(cursor, self.name, *self._columns)
+        if found is None:
             return False
-        # SQLite's names know no case in ASCII.
-        types = {name.lower(): declared for name, declared in types.items()}
-        for column in self._columns:
-            if column.lower() not in types:
-                raise SchemaError(
-                    f"the table {self.name!r} has no column {column!r} but {', '.join(map(repr, types))}:"
-                    " name its columns in key_column and value_column, or choose another table"
-                )
-        expires = types.get((self._expires or "").lower())
-        self._use_expires(self._expires is not None and expires is not None)
-        self.whole_seconds = "INT" in (expires or "")
-        self._numeric = _is_numeric(types[self._columns[1].lower()])
+        self.whole_seconds, self._numeric = found.whole_seconds, found.numeric
+        self._use_expires(found.has_expires)
         return True
 
     def read(self, cursor: sqlite3.Cursor, now: float, key: str) -> Record | None:
@@ -154,7 +146,10 @@ class Table:
 
     def has(self, cursor: sqlite3.Cursor, now: float, key: str) -> bool:
         """Return whether anything is stored under ``key``."""
-        return bool(self._execute(cursor, HAS, now, key=key).fetchall())
+        rows = self._execute(cursor, HAS, now, key=key).fetchall()
+        for (expires,) in rows:
+            self._left(expires, now)  # What is no deadline does not tell whether it is over.
+        return bool(rows)
 
     def read_many(self, cursor: sqlite3.Cursor, now: float, keys: Sequence[str]) -> dict[str, Record]:
         """Return what is stored under ``keys``."""
@@ -201,9 +196,25 @@ class Table:
     def _execute(self, cursor: sqlite3.Cursor, statement: str, now: float, **values: object) -> sqlite3.Cursor:
         return cursor.execute(self._sql[statement], values | {"now": now})
 
-    def _record(self, value: object, expires: float | None, now: float) -> Record:
+    def _record(self, value: object, expires: object, now: float) -> Record:
         text = self._text(value)
-        return Record(text, Version(text), None if expires is None else expires - now)
+        return Record(text, Version(text), self._left(expires, now))
+
+    def _left(self, expires: object, now: float) -> float | None:
+        """
+        Return how many seconds are left.
+
+        Raises:
+            SchemaError: The deadline is no number.
+        """
+        if expires is None:
+            return None
+        if isinstance(expires, (int, float)):
+            return expires - now
+        raise SchemaError(
+            f"the column {self._expires!r} of the table {self.name!r} holds a {type(expires).__name__} where a number"
+            " belongs, the seconds since 1970: convert it with unixepoch(…), or name another column in expires_column"
+        )
 
     def _deadline(self, now: float, ttl: float | None) -> float | None:
         """
@@ -216,8 +227,9 @@ class Table:
             return None
         if not self.has_expires:
             raise SchemaError(
-                f"the table {self.name!r} has no column for a TTL: run {_ADD_EXPIRES.format_map(self._names)};"
-                f" and open the storage again with expires_column={self._expires or 'expires_at'!r}"
+                f"the table {self.name!r} has no column for a TTL: stop all that use it, since they would not see the"
+                f" column and leave deadlines standing, run {_ADD_EXPIRES.format_map(self._names)};"
+                f" and start them with expires_column={self._expires or 'expires_at'!r}"
             )
         return math.ceil(now + ttl) if self.whole_seconds else now + ttl
 
@@ -262,16 +274,3 @@ class Table:
             f"the table {self.name!r} holds a {type(stored).__name__} where text belongs:"
             " convert it with CAST(… AS TEXT), or choose another table"
         )
-
-
-def _quote(name: str) -> str:
-    if not name or "\0" in name:
-        raise ConfigurationError(f"a table or column needs a name without NUL, not {name!r}")
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _is_numeric(declared: str) -> bool:
-    """Whether a column of this type takes text for numbers: https://sqlite.org/datatype3.html, section 3.1."""
-    if "INT" in declared:
-        return True
-    return declared != "" and not any(part in declared for part in ("CHAR", "CLOB", "TEXT", "BLOB"))
