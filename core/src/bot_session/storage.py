@@ -137,7 +137,8 @@ class Write(msgspec.Struct, frozen=True, gc=False):
 WriteResult: TypeAlias = Version | bool | StorageError
 """
 A write gives its new version, a delete whether there was anything, and what failed alone its error: a `ConflictError`
-for a match, another for what the backend refused. Never an `UnavailableError`: an outage is the whole batch's.
+for a match, another for what the backend refused. An outage is the whole batch's; an `UnavailableError` stands only for
+a write that certainly did not happen while others did, for instance since somebody else kept a lock that it needed.
 """
 
 WrittenAndRead: TypeAlias = tuple[list[WriteResult], dict[str, Record] | None]

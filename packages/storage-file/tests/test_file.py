@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import pytest
 import pytest_asyncio
 from bot_session import (
+    ABSENT,
     PRESENT,
     ConfigurationError,
     ConflictError,
@@ -29,7 +30,7 @@ from bot_session import (
 )
 
 from bot_session_storage_file import FileStorage
-from bot_session_storage_file._folder import _has_exactly
+from bot_session_storage_file._lookup import _has_exactly
 from bot_session_storage_file._paths import lock_of
 
 if TYPE_CHECKING:
@@ -181,6 +182,8 @@ async def test_the_expiry_of_grammys_enhanced_sessions_is_honoured(storage: File
 
     assert record is not None
     assert (record.value, record.ttl) == ('{"n":1}', 5.0)
+    assert await storage.read("43") is None
+    plant(root, "43/43.json", '{"v": 2, "__d": {"n": 1}, "e": 1699999999999}\n')
     assert await storage.read("43") is None
     assert await keys_of(storage) == ["42"]
 
@@ -379,6 +382,30 @@ async def test_a_disk_that_was_unmounted_is_an_error_and_never_a_miss(tmp_path: 
         assert files(second) == {}
     finally:
         second.rmdir()
+
+
+async def test_a_link_that_leads_nowhere_is_an_error_and_never_a_miss(storage: FileStorage, root: Path) -> None:
+    for key, shard in (("42", "42"), ("1:2", ":2")):
+        plant(root, f"{shard}/{key}.json", "1")
+        (root / shard).rename(root.parent / shard)
+        (root / shard).symlink_to(root.parent / shard)
+        assert await storage.read(key) is not None
+        assert await storage.read(f"9{key}") is None
+        (root.parent / shard).rename(root.parent / f"unmounted{shard}")
+        for call in (
+            storage.read(key),
+            storage.read_many([key]),
+            storage.write(key, "2"),
+            storage.write(key, "2", match=ABSENT),
+            storage.delete(key),
+            storage.touch(key, 60),
+            storage.purge(),
+            keys_of(storage),
+        ):
+            with pytest.raises(UnavailableError, match="leads nowhere") as caught:
+                pytest.fail(f"returned {await call!r}")
+            assert not caught.value.outcome_unknown
+        (root / shard).unlink()
 
 
 async def test_a_key_too_long_for_the_path_is_refused(tmp_path: Path) -> None:

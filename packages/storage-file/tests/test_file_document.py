@@ -30,6 +30,8 @@ documents = st.builds(lambda value, style: json.dumps(value, **style), data, sty
 @example('{"__d":{\n\t"a": 1\n},"e":5}', None, True)
 @example(' {"__d":1} ', 7, False)
 @example('{"v":1,"__d": 1 }', 7, False)
+@example('{"e": 5, "__d": 1}\n', None, False)
+@example('{\n  "v": 1,\n  "__d": {"e": 5}\n}', 7, False)
 def test_what_is_written_is_what_is_read(value: str, expires: int | None, tabs: bool) -> None:
     assert (value, expires) == parse(render(value, expires, tabs=tabs))[:2]
 
@@ -66,9 +68,21 @@ def test_indented_envelopes_keep_their_tabs_and_their_expiry() -> None:
     assert render('{"v":2,"__d":{"n":1}}', 1700000000000, tabs=True) == content
 
 
+@pytest.mark.parametrize(("content", "value"), [
+    ('{"__d":{"n":1},"e":5}\n', '{"n":1}'),
+    ('{"__d": {"n": 1}, "e": 5}', '{"n": 1}'),
+    ('{\n  "__d": "é",\n  "e": 5.0\n}\n', '"é"'),
+    ('{"e": 5, "v": 1e0, "__d": [ 1 ]}', '{"v":1e0,"__d":[ 1 ]}'),
+    ('{\r\n\t"v": 2,\r\n\t"__d": 1,\r\n\t"e": 5\r\n}', '{"v":2,"__d":1}'),
+])  # fmt: skip
+def test_an_envelope_that_somebody_has_edited_is_still_an_envelope(content: str, value: str) -> None:
+    assert Document(value, 5, False) == parse(content.encode())
+
+
 @pytest.mark.parametrize("content", [
     '{"__d":1}', '{"__d":1,"e":null}', '{"__d":1,"e":"5"}', '{"__d":1,"e":true}', '{"__d":1,"x":2,"e":5}',
-    '{"v":"a","__d":1,"e":5}', '{"x":"\\"__d\\":1,\\"e\\":5"}', '["__d",1,"e",5]',
+    '{"v":"a","__d":1,"e":5}', '{"v": null, "__d": 1, "e": 5}', '{"v": true, "__d": 1, "e": 5}', '["__d", "e"]',
+    '{"__d": 1, "x": 2, "e": 5}', '{"x":"\\"__d\\":1,\\"e\\":5"}', '["__d",1,"e",5]',
 ])  # fmt: skip
 def test_what_only_resembles_an_envelope_is_a_document(content: str) -> None:
     assert parse(content.encode()) == Document(content, None, False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import itertools
+import traceback
 import uuid
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,7 @@ from bot_session import (
 from bot_session_storage_mongo import MongoStorage
 from bot_session_storage_mongo._documents import from_version, to_bson, to_json, to_version
 from pymongo import AsyncMongoClient, MongoClient
-from pymongo.errors import ConnectionFailure
+from pymongo.errors import ConnectionFailure, InvalidOperation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -181,7 +183,7 @@ async def test_what_others_stored_is_readable(storage, database, stored, documen
     assert record.value == f'{{"a":[{document}]}}'
 
 
-@pytest.mark.parametrize("stored", [float("nan"), bson.Regex("a"), bson.Timestamp(1, 1)])
+@pytest.mark.parametrize("stored", [float("nan"), bson.Regex("a"), bson.Timestamp(1, 1), bson.Binary(b"no UUID", 4)])
 async def test_what_json_has_no_form_for_is_an_error_and_stays(storage, database, stored) -> None:
     database.sessions.insert_one({"key": "k", "value": {"a": stored}})
     for call in (storage.read("k"), storage.read_many(["k"])):
@@ -282,6 +284,23 @@ def test_a_wrong_url_is_a_configuration_error(url) -> None:
         MongoStorage(url)
 
 
+@pytest.mark.parametrize("url", [
+    "mongodb+srv://bot:hunter2/hunter2@h/db", "mongodb+srv://bot:hunter2\u2100@h/db", "mongodb://bot:hunter2\u2100@h/db",
+    "mongodb://bot:hunter2@[h/db", "mongodb://bot:hunter2/hunter2@h/db", "mongodb://bot:hunter2?hunter2@h/db",
+])  # fmt: skip
+@pytest.mark.parametrize("database", [None, "bot"])
+def test_a_wrong_url_is_refused_without_its_password(url, database) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        MongoStorage(url, database=database)
+
+    assert "hunter2" not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_a_database_that_cannot_be_is_an_error_of_ours(mongo_server) -> None:
+    with pytest.raises(StorageError, match="InvalidName"):
+        await MongoStorage(mongo_server.url, database="a b").open()
+
+
 async def test_a_client_that_blocks_or_does_not_listen_is_refused(mongo_server) -> None:
     with MongoClient(mongo_server.url) as blocking, pytest.raises(ConfigurationError, match="AsyncMongoClient"):
         MongoStorage(blocking.bot.sessions)
@@ -304,6 +323,48 @@ async def test_what_was_written_survives_a_killed_server(mongo_server, database)
             mongo_server.start()
 
         assert await value(storage, "k") == "1"
+
+
+async def test_keys_of_many_megabytes_travel_in_several_commands(storage) -> None:
+    keys = [f"{i}" + "x" * 2**20 for i in range(20)]
+
+    assert await storage.read_many(keys) == {}
+    assert await storage.delete_many(keys) == 0
+
+
+# ---------------------------------------------------------------------- closing
+
+MANY = [f"k{i}" for i in range(400)]
+
+
+@pytest.mark.parametrize("method", ["write_many", "read_many", "delete_many"])
+async def test_closing_waits_for_all_commands_of_an_operation(storage, method) -> None:
+    writes = [Write(key, "1") for key in MANY]
+    await storage.write_many(writes)
+    under_way = asyncio.create_task(getattr(storage, method)(writes if method == "write_many" else MANY))
+    await asyncio.sleep(0)
+    await storage.close()
+    result = await under_way
+
+    assert len(MANY) == (result if method == "delete_many" else len(result))
+    assert method != "write_many" or all(isinstance(each, str) for each in result)
+
+
+async def test_a_closing_that_is_cancelled_goes_on(storage) -> None:
+    client = storage._collection._client
+    writing = asyncio.create_task(storage.write_many([Write(key, "1") for key in MANY]))
+    await asyncio.sleep(0)
+    closing = asyncio.create_task(storage.close())
+    await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+
+    assert all(isinstance(result, str) for result in await writing)
+    await storage.open()
+    with pytest.raises(InvalidOperation):
+        await client.admin.command("ping")
+    assert len(MANY) == len(await storage.read_many(MANY))
 
 
 async def test_before_mongodb_8_a_batch_has_the_same_results(storage) -> None:

@@ -12,14 +12,14 @@ import dns.rcode
 import dns.resolver
 import dns.rrset
 import pytest
-from bot_session import SchemaError, StorageError, UnavailableError, ValueTooLargeError, Write, open_storage
+from bot_session import ABSENT, SchemaError, StorageError, UnavailableError, ValueTooLargeError, Write, open_storage
 from bot_session_storage_mongo import MongoStorage
 from pymongo import MongoClient
 from pymongo.errors import OperationFailure
 from pymongo.uri_parser import parse_uri
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
     from bot_session.testing.servers import Server
 
@@ -112,6 +112,9 @@ async def test_a_name_that_the_dns_does_not_give_is_an_outage(name_server: DNS) 
 # ---------------------------------------------------------------------- what a server says that cannot now, or will not
 
 
+COMMANDS = ["aggregate", "update", "delete", "bulkWrite"]
+
+
 @pytest.fixture
 def fail(mongo_server: Server) -> Iterator[Callable[..., None]]:
     """A function that has the server itself refuse commands: with a code, or by hanging up."""
@@ -120,8 +123,8 @@ def fail(mongo_server: Server) -> Iterator[Callable[..., None]]:
         def configure(mode: object, **data: Any) -> None:
             client.admin.command("configureFailPoint", "failCommand", mode=mode, data=data)
 
-        def fail(mode: object = "alwaysOn", **how: Any) -> None:
-            configure(mode, failCommands=["aggregate", "update", "delete", "bulkWrite"], **how)
+        def fail(mode: object = "alwaysOn", commands: Sequence[str] = COMMANDS, **how: Any) -> None:
+            configure(mode, failCommands=commands, **how)
 
         try:
             configure("off")
@@ -210,3 +213,65 @@ async def test_a_majority_that_does_not_confirm_in_time_leaves_the_outcome_unkno
         with pytest.raises(UnavailableError) as caught:
             await call
         assert caught.value.outcome_unknown
+
+
+# A driver makes two commands of what is longer than 48 MB.
+LONG = [Write(f"k{i}", '"' + "x" * 1_000_000 + '"', match=ABSENT) for i in range(60)]
+
+
+async def test_a_long_batch_that_breaks_off_has_an_unknown_outcome(
+    storage: MongoStorage, fail: Callable[..., None]
+) -> None:
+    storage._collection._timeout = 30.0
+    fail({"skip": 1}, errorCode=112)
+    with pytest.raises(UnavailableError) as caught:
+        await storage.write_many(LONG)
+    fail("off")
+
+    assert caught.value.outcome_unknown
+    assert await storage.has("k0")
+    assert not await storage.has("k59")
+
+
+async def test_of_a_long_batch_that_is_refused_from_somewhere_on_each_write_has_its_own_result(
+    storage: MongoStorage, fail: Callable[..., None]
+) -> None:
+    storage._collection._timeout = 30.0
+    fail({"skip": 1}, errorCode=13)
+    results = await storage.write_many(LONG)
+    fail("off")
+    found = await storage.read_many([write.key for write in LONG])
+
+    assert {str, SchemaError} == {type(result) for result in results}
+    assert [write.key in found for write in LONG] == [isinstance(result, str) for result in results]
+
+
+async def test_before_mongodb_8_one_unknown_outcome_is_that_of_the_batch(
+    mongo_replica_set: str, storage: MongoStorage, collection: str, fail: Callable[..., None]
+) -> None:
+    await storage.check()  # It has made the indexes, which nobody would confirm to the other.
+    # A second member, to confirm what is written, there is none.
+    url = f"{mongo_replica_set}&w=2&wtimeoutMS=100"
+    async with MongoStorage(url, collection=collection, create=False) as unconfirmed:
+        unconfirmed._collection.tells_apart = False
+        fail(commands=["delete"], errorCode=112)
+        for writes, unknown in (
+            ([Write("k", None), Write("l", "1")], True),
+            ([Write("k", None), Write("l", None)], False),
+        ):
+            with pytest.raises(UnavailableError, match="cannot now") as caught:
+                await unconfirmed.write_many(writes)
+
+            assert unknown == caught.value.outcome_unknown
+
+
+async def test_a_deletion_of_many_that_breaks_off_has_an_unknown_outcome(
+    storage: MongoStorage, fail: Callable[..., None]
+) -> None:
+    keys = [f"k{i}" for i in range(150)]
+    await storage.write_many([Write(key, "1") for key in keys])
+    fail({"skip": 1}, errorCode=112)
+    with pytest.raises(UnavailableError) as caught:
+        await storage.delete_many(keys)
+
+    assert caught.value.outcome_unknown

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from bot_session.errors import (
     ValueTooLargeError,
 )
 from bot_session.storage import ABSENT, PRESENT, Version, Write
+from bot_session.testing.proxy import Proxy
 from bot_session_storage_postgres import PostgresStorage
 from bot_session_storage_postgres._sql import SEPARATOR
 
@@ -176,6 +178,78 @@ async def test_sixteen_workers_set_up_at_once(url: str) -> None:
     indexes = await run(url, "SELECT count(*) FROM pg_indexes WHERE schemaname = 'public'")
 
     assert indexes == [(10,)]
+
+
+@pytest.fixture
+async def role(url: str) -> AsyncIterator[str]:
+    """A role that may use the table, and nothing else."""
+    role = f"bot_{uuid.uuid4().hex}"
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+    await run(
+        url, f"CREATE ROLE {role} LOGIN PASSWORD 'bot'", f"GRANT SELECT, INSERT, UPDATE, DELETE ON sessions TO {role}"
+    )
+    yield role
+    await run(url, f"DROP OWNED BY {role}", f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        [],
+        ["TO public"],
+        ["TO public USING (key = current_user)"],
+        ["TO public USING (true) WITH CHECK (key = current_user)"],
+        ["TO public WITH CHECK (true)"],
+        ["TO pg_monitor USING (true)"],
+        ["TO public USING (true)", "AS RESTRICTIVE TO public USING (key = current_user)"],
+        ["FOR SELECT TO public USING (true)", "FOR INSERT TO public WITH CHECK (true)"],
+        [f"FOR {command} TO public USING (true)" for command in ("SELECT", "UPDATE", "DELETE")]
+        + ["FOR INSERT TO public"],
+    ],
+)
+async def test_a_role_from_which_rows_are_hidden_cannot_open_it(url: str, role: str, policies: list[str]) -> None:
+    await run(url, "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY")
+    await run(url, *(f"CREATE POLICY p{i} ON sessions {policy}" for i, policy in enumerate(policies)))
+    storage = PostgresStorage(with_user(url, f"{role}:bot"))
+    with pytest.raises(SchemaError, match="row-level security") as caught:
+        await storage.read("k")
+    statement = f'CREATE POLICY bot_session ON "public"."sessions" TO "{role}" USING (true) WITH CHECK (true)'
+
+    assert statement in str(caught.value)
+
+    await run(url, statement, *(f"DROP POLICY p{i} ON sessions" for i, _ in enumerate(policies)))
+    async with storage:
+        assert await value(storage, "k") == "1"
+
+
+@pytest.mark.parametrize(
+    "policies",
+    [
+        ["TO public USING (true)"],
+        ["TO public USING (key = current_user)", "TO public USING (true) WITH CHECK (true)"],
+        [f"FOR {command} TO public USING (true)" for command in ("SELECT", "UPDATE", "DELETE")]
+        + ["FOR INSERT TO public WITH CHECK (true)"],
+        ["TO public USING (true)", "AS RESTRICTIVE TO pg_monitor USING (false)"],
+    ],
+)
+async def test_a_role_that_policies_give_all_rows_can_use_them(url: str, role: str, policies: list[str]) -> None:
+    await run(url, "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY")
+    await run(url, *(f"CREATE POLICY p{i} ON sessions {policy}" for i, policy in enumerate(policies)))
+    async with PostgresStorage(with_user(url, f"{role}:bot")) as storage:
+        await storage.write("k", "2", match=PRESENT)
+        await storage.write("l", "3", match=ABSENT)
+
+        assert {"k", "l"} == {key async for key in storage.read_all_keys()}
+        assert await storage.delete("k")
+
+
+async def test_row_level_security_does_not_concern_who_is_above_it(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+    await run(url, "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY", "ALTER TABLE sessions FORCE ROW LEVEL SECURITY")
+    async with PostgresStorage(url) as storage:
+        assert await value(storage, "k") == "1"
 
 
 # ---------------------------------------------------------------------- others' tables
@@ -348,6 +422,45 @@ async def test_what_jsonb_cannot_hold_is_unsupported_and_nothing_is_lost(url: st
         assert await value(storage, "a") is None
 
 
+async def test_what_a_trigger_drops_is_an_error_and_never_a_success(url: str) -> None:
+    async with PostgresStorage(url) as storage:
+        await storage.write("k", "1")
+        await run(
+            url,
+            """CREATE FUNCTION drop_row() RETURNS trigger LANGUAGE plpgsql
+               AS 'BEGIN IF NEW.key = ''k'' THEN RETURN NULL; END IF; RETURN NEW; END'""",
+            "CREATE TRIGGER t BEFORE INSERT ON sessions FOR EACH ROW EXECUTE FUNCTION drop_row()",
+        )
+        with pytest.raises(SchemaError, match="trigger") as caught:
+            await storage.write("k", "2")
+        for same_kind in (True, False):
+            result, *others = await storage.write_many([Write("k", "2"), Write("a", "1" if same_kind else None)])
+
+            assert isinstance(result, SchemaError)
+            assert [Version("1") if same_kind else True] == others
+        assert caught.value.key == "k"
+        assert await value(storage, "k") == "1"
+
+
+@pytest.mark.parametrize("digits", range(7))
+async def test_a_ttl_is_never_shorter_than_asked_however_coarse_the_column(url: str, digits: int) -> None:
+    await run(url, f"CREATE TABLE sessions (key text PRIMARY KEY, value text, expires_at timestamptz({digits}))")
+    async with PostgresStorage(url) as storage:
+        for i in range(20):
+            before = (await run(url, "SELECT extract(epoch FROM clock_timestamp())::float8"))[0][0]
+            await storage.write(f"a{i}", "1", ttl=0.4)
+            await storage.write_many([Write(f"b{i}", "1", ttl=0.4), Write(f"c{i}", "1"), Write(f"c{i}", "2", ttl=0.4)])
+            await storage.write(f"d{i}", "1")
+            await storage.touch(f"d{i}", 0.4)
+            written = await run(
+                url, f"SELECT extract(epoch FROM expires_at)::float8 FROM sessions WHERE key LIKE '_{i}' ORDER BY key"
+            )
+            after = (await run(url, "SELECT extract(epoch FROM clock_timestamp())::float8"))[0][0]
+
+            assert 4 == len(written)
+            assert all(before + 0.4 - 1e-6 <= expiry <= after + 0.4 + 10**-digits + 1e-6 for (expiry,) in written)
+
+
 # ---------------------------------------------------------------------- clients
 
 
@@ -458,6 +571,28 @@ async def test_statements_are_prepared_once_where_no_pooler_is_in_between(url: s
         await storage._client._pool.release(connection)
 
     assert any("SELECT" in row[0] for row in prepared)
+
+
+async def test_opened_in_one_loop_it_says_so_in_another_and_can_be_closed_there(url: str) -> None:
+    storage = PostgresStorage(url)
+    await asyncio.to_thread(lambda: asyncio.run(storage.write("k", "1")))
+    for call in (storage.read("k"), storage.write("k", "2"), storage.write_many([Write("k", "2")])):
+        with pytest.raises(UnsupportedError, match="another event loop"):
+            await call
+    await storage.close()
+    async with storage:
+        assert await value(storage, "k") == "1"
+    with pytest.warns(ResourceWarning):  # of what the first loop left open
+        gc.collect()
+
+
+async def test_closed_from_another_thread_it_leaves_no_connection(url: str) -> None:
+    storage = PostgresStorage(f"{url}?application_name=ours")
+    await storage.write("k", "1")
+    await asyncio.to_thread(lambda: asyncio.run(storage.close()))
+    left = await run(url, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'ours'")
+
+    assert left == [(0,)]
 
 
 # ---------------------------------------------------------------------- many rows, many writers
@@ -639,6 +774,91 @@ async def test_a_closed_injected_pool_is_unavailable(url: str) -> None:
         await storage.read("k")
 
 
+async def test_what_the_server_says_of_a_text_it_cannot_hold_is_kept_to_itself(url: str) -> None:
+    await run(url, "CREATE TABLE sessions (key text PRIMARY KEY, value text)")
+    async with PostgresStorage(url) as storage:
+        await run(url, "ALTER TABLE sessions ALTER value TYPE varchar(9)")
+        for call in (storage.write("k", '"geheim_geheim"'), storage.write_many([Write("k", '"geheim_geheim"')])):
+            with pytest.raises(ValueTooLargeError, match=r"^PostgreSQL cannot hold this text") as caught:
+                await call
+            assert "geheim" not in str(caught.value)
+            assert isinstance(caught.value.__cause__, asyncpg.StringDataRightTruncationError)
+        await run(url, "ALTER TABLE sessions ADD CHECK (value::int > 0)")
+        with pytest.raises(UnsupportedError) as caught:
+            await storage.write("k", '"geheim"')
+
+        assert "geheim" not in str(caught.value)
+
+
+async def test_a_batch_is_sent_again_when_the_table_was_altered_meanwhile(url: str) -> None:
+    twice = [Write("k", "1"), Write("k", "2")]
+    async with PostgresStorage(url, pool_size=1, statement_cache=True) as storage:
+        await storage.write_many(twice)
+        await run(url, "ALTER TABLE sessions ALTER COLUMN key TYPE text")
+
+        assert ["1", "2"] == await storage.write_many(twice)
+
+
+@pytest.mark.parametrize("injected", [False, True])
+@pytest.mark.parametrize("twice", [False, True])
+async def test_an_operation_on_a_stalled_line_ends_in_time(url: str, twice: bool, injected: bool) -> None:
+    parts, timeout = urlsplit(url), 1.0
+    assert parts.hostname is not None
+    assert parts.port is not None
+    blocker = await asyncpg.connect(url)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(blocker.close)
+        proxy = await stack.enter_async_context(Proxy(parts.hostname, parts.port))
+        address = parts._replace(netloc=f"{parts.username}:{parts.password}@127.0.0.1:{proxy.port}").geturl()
+        pool = await stack.enter_async_context(asyncpg.create_pool(address, min_size=0)) if injected else address
+        storage = await stack.enter_async_context(PostgresStorage(pool, timeout=timeout))
+        await storage.write("k", "1")
+        async with blocker.transaction():
+            await blocker.execute("SELECT * FROM sessions FOR UPDATE")
+            started = asyncio.get_running_loop().time()
+            writing = asyncio.create_task(storage.write_many([Write("k", "2"), Write("k", "3")][: 1 + twice]))
+            await until_one(blocker, LOCK_WAITS)
+            proxy.delay = 60.0
+            with pytest.raises(UnavailableError, match="no answer in time"):
+                await writing
+            took = asyncio.get_running_loop().time() - started
+        proxy.delay = 0.0
+
+        assert took < 1.2 * timeout
+        assert await value(storage, "k") is not None
+
+
+LOCK_WAITS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+async def test_what_is_given_up_leaves_no_transaction_behind_on_an_injected_connection(url: str, inside: bool) -> None:
+    batch = [Write("a", "1"), Write("k", "2"), Write("k", "3")]
+    for ticks in range(1, 40, 3):
+        connection = await asyncpg.connect(url)
+        storage = PostgresStorage(connection)
+        await storage.write("k", "1")
+        transaction = connection.transaction()
+        if inside:
+            await transaction.start()
+        writing = asyncio.create_task(storage.write_many(batch))
+        for _ in range(ticks):
+            await asyncio.sleep(0.0001)
+        writing.cancel()
+        results = await asyncio.gather(writing, return_exceptions=True)
+        if inside:
+            with contextlib.suppress(asyncpg.PostgresError):  # it may have failed as a whole
+                await transaction.commit()
+        found = {key: record.value for key, record in (await storage.read_many(["a", "k"])).items()}
+
+        assert {"k": "1"} == found or {"a": "1", "k": "3"} == found, results
+        assert not connection.is_in_transaction()
+        assert ["4", "5"] == await storage.write_many([Write("k", "4"), Write("k", "5")])
+        assert [("5",)] == await run(url, "SELECT value FROM sessions WHERE key = 'k'")
+        await run(url, "DELETE FROM sessions")
+        await connection.close()
+
+
 async def test_it_outlives_a_restart_and_a_crash_of_the_server(url: str, postgres_server: Server) -> None:
     async with PostgresStorage(url) as storage:
         for end in (postgres_server.stop, postgres_server.kill):
@@ -651,18 +871,24 @@ async def test_it_outlives_a_restart_and_a_crash_of_the_server(url: str, postgre
             assert await value(storage, "k") == end.__name__
 
 
+@pytest.mark.parametrize("statement_cache", [None, True, False])
 @pytest.mark.parametrize(
     ("address", "error"),
     [
         ("postgresql://postgres:geheim@127.0.0.1:1/postgres", UnavailableError),
         ("postgresql://postgres:geheim@127.0.0.1:p%40ss/postgres", ConfigurationError),
         ("postgresql://postgres:ge#heim@127.0.0.1/postgres", (ConfigurationError, StorageError)),
+        ("postgresql://postgres:ge/heim@127.0.0.1/postgres", ConfigurationError),
+        ("postgresql://postgres:ge@[heim]@127.0.0.1/postgres", ConfigurationError),
+        ("postgresql://postgres:ge@[::1]heim@127.0.0.1/postgres", (ConfigurationError, StorageError)),
         ("mysql://postgres:geheim@127.0.0.1/postgres", ConfigurationError),
         ("postgresql://postgres:geheim@127.0.0.1/postgres?sslmode=geheim", ConfigurationError),
     ],
 )
-async def test_no_secret_is_in_an_error_or_a_repr(address: str, error: type[Exception]) -> None:
-    storage = PostgresStorage(address, timeout=1.0)
+async def test_no_secret_is_in_an_error_or_a_repr(
+    address: str, error: type[Exception], statement_cache: bool | None
+) -> None:
+    storage = PostgresStorage(address, timeout=1.0, statement_cache=statement_cache)
     with pytest.raises(error) as caught:
         await storage.open()
     chain: list[BaseException | None] = [caught.value]
@@ -670,7 +896,19 @@ async def test_no_secret_is_in_an_error_or_a_repr(address: str, error: type[Exce
         chain.append(chain[-1].__cause__)
     texts = [repr(storage), *map(str, chain), *map(repr, chain)]
 
-    assert not [text for text in texts if "heim" in text or "p%40ss" in text]
+    assert not [text for text in texts if "heim" in text or "'ge" in text or "p%40ss" in text]
+
+
+async def test_what_asyncpg_says_of_a_setting_in_the_url_is_the_cause() -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        await PostgresStorage("postgresql://127.0.0.1/postgres?sslmode=wrong", statement_cache=True).open()
+
+    assert "sslmode" in str(caught.value.__cause__)
+
+
+async def test_a_refused_connection_is_told_in_words() -> None:
+    with pytest.raises(UnavailableError, match=r"^PostgreSQL: Connect call failed"):
+        await PostgresStorage("postgresql://postgres@127.0.0.1:1/postgres").open()
 
 
 async def test_a_missing_database_or_a_wrong_user_is_a_schema_error(url: str) -> None:

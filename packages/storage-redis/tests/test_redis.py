@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import traceback
+from functools import partial
 
 import pytest
 from bot_session import open_storage
-from bot_session.errors import ConfigurationError, ConflictError, SchemaError, UnavailableError
+from bot_session.errors import ConfigurationError, ConflictError, SchemaError, StorageError, UnavailableError
 from bot_session.storage import ABSENT, ANY, Write
+from bot_session.testing.proxy import Proxy
+from bot_session.testing.servers.base import free_port
 from bot_session_storage_redis import RedisStorage
 from bot_session_storage_redis._links import Single
 from bot_session_storage_redis._listing import REMEMBERED, Seen
 from bot_session_storage_redis._plain import Plain
 from redis import Redis as SyncRedis
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis, RedisCluster
 
 
 @pytest.fixture
@@ -230,6 +235,41 @@ async def test_an_injected_pool_that_raises_when_it_is_empty_does_not(redis_serv
         assert found == [None] * 200
 
 
+@pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+async def test_a_connection_that_others_hold_is_waited_for(redis_server, kind):
+    async with Redis.from_pool(kind.from_url(redis_server.url, max_connections=1)) as client:
+        storage = RedisStorage(client, timeout=5.0)
+        held = await client.connection_pool.get_connection()
+        reading = asyncio.create_task(storage.read("none"))
+        await asyncio.wait([reading], timeout=0.05)
+        await client.connection_pool.release(held)
+
+        assert await reading is None
+
+
+@pytest.mark.parametrize("kind", [ConnectionPool, BlockingConnectionPool])
+async def test_a_connection_that_others_keep_is_not_waited_for_longer_than_the_timeout(redis_server, kind):
+    async with Redis.from_pool(kind.from_url(redis_server.url, max_connections=1)) as client:
+        storage = RedisStorage(client, timeout=0.2)
+        await storage.open()
+        held = await client.connection_pool.get_connection()
+        async with asyncio.timeout(2):
+            with pytest.raises(UnavailableError) as caught:
+                await storage.write("k", "1")
+        await client.connection_pool.release(held)
+
+        assert not caught.value.outcome_unknown
+        assert await storage.read("k") is None
+
+
+async def test_two_storages_share_a_pool_of_few_connections(redis_server):
+    async with Redis.from_url(redis_server.url, max_connections=2) as client:
+        storages = RedisStorage(client), RedisStorage(client)
+        found = await asyncio.gather(*(storage.read(f"none:{i}") for i in range(100) for storage in storages))
+
+        assert found == [None] * 200
+
+
 async def test_sixteen_open_at_once(redis_server):
     storages = [RedisStorage(redis_server.url) for _ in range(16)]
     await asyncio.gather(*(storage.open() for storage in storages))
@@ -243,7 +283,87 @@ async def test_sixteen_open_at_once(redis_server):
     await asyncio.gather(*(storage.close() for storage in storages))
 
 
+# ---------------------------------------------------------------------- closing
+
+
+@pytest.mark.parametrize("what", ["write", "conflict", "batch"])
+async def test_what_takes_two_commands_comes_to_its_end_when_the_storage_is_closed(storage, raw, what):
+    writes = [Write(f"many:{n}", "2") for n in range(2_500)]
+    calls = {
+        "write": lambda: storage.write("k", "2"),
+        "conflict": lambda: storage.write("k", "2", match=ABSENT),
+        "batch": lambda: storage.write_many(writes),
+    }
+    await raw.set("k", "1")
+    await storage.open()
+    await raw.script_flush()  # scripts are sent in a second command
+    call = asyncio.create_task(calls[what]())
+    await asyncio.sleep(0)  # it begins
+    async with asyncio.timeout(1.5):  # less than that of the storage
+        await storage.close()
+        [outcome] = await asyncio.gather(call, return_exceptions=True)
+
+    assert {"write": "2", "conflict": outcome, "batch": ["2"] * 2_500}[what] == outcome
+    assert (what == "conflict") == isinstance(outcome, ConflictError)
+    assert [] == connected(storage)
+
+
+async def test_closing_that_is_cancelled_comes_to_its_end_and_then_it_can_be_opened_and_closed_again(redis_server, raw):
+    storage = RedisStorage(redis_server.url, max_connections=5)
+    await storage.open()
+    await raw.execute_command("CLIENT", "PAUSE", 300, "ALL")
+    reading, closing = asyncio.create_task(storage.read("none")), asyncio.create_task(storage.close())
+    await asyncio.wait([closing], timeout=0.05)  # long enough to begin; the server answers after its pause
+    closing.cancel()
+    await asyncio.wait([closing])
+
+    assert closing.cancelled()
+    assert await reading is None
+    assert [] == connected(storage)
+    async with asyncio.timeout(5):
+        await storage.open()
+        assert [None] * 20 == await asyncio.gather(*(storage.read(f"none:{n}") for n in range(20)))
+        await storage.close()
+
+
+def connected(storage):
+    """The connections of the storage's client that are open."""
+    pool = storage._link._pool
+    return [connection for connection in pool._available_connections if connection.is_connected]
+
+
 # ---------------------------------------------------------------------- faults
+
+
+class BetweenAnswers(Proxy):
+    """Cuts the connection between an answer and the number that comes with it, if it is told to."""
+
+    cutting = False
+
+    async def _pump(self, source, target):
+        while data := await source.read(65_536):
+            first, number, _ = data.partition(b"\r\n:")
+            if self.cutting and number:
+                target.write(first + b"\r\n")
+                break
+            target.write(data)
+        target.close()
+
+
+async def test_a_connection_that_is_cut_between_the_answers_of_a_read_leaves_none_for_the_next(raw, redis_server):
+    await raw.mset({"k": '"1"', "l": '"2"'})
+    port = int(re.search(r":(\d+)/", redis_server.url)[1])
+    async with (
+        BetweenAnswers("127.0.0.1", port) as proxy,
+        RedisStorage(f"redis://127.0.0.1:{proxy.port}/2", max_connections=1) as storage,
+    ):
+        proxy.cutting = True
+        with pytest.raises(UnavailableError) as caught:
+            await storage.read("k")
+        proxy.cutting = False
+
+        assert not caught.value.outcome_unknown
+        assert '"2"' == (await storage.read("l")).value
 
 
 async def test_a_write_that_is_cut_off_has_an_unknown_outcome_and_is_not_repeated(storage, raw):
@@ -265,9 +385,34 @@ async def test_a_write_that_is_cut_off_has_an_unknown_outcome_and_is_not_repeate
     assert await raw.get("k") == b"old"
 
 
+@pytest.mark.parametrize("first", ["refused", "cut off"])
+async def test_a_batch_of_several_calls_is_in_doubt_if_one_of_them_was_cut_off(redis_cluster, first):
+    async with RedisCluster.from_url(redis_cluster.url.replace("+cluster", "")) as raw:
+        keys = {raw.get_node_from_key(key).name: key for key in map(str, range(100))}
+        (full, refused), (held, cut), *_ = ((raw.get_node(node_name=name), key) for name, key in keys.items())
+        async with RedisStorage(redis_cluster.url, timeout=2.0) as storage:
+            await storage.write_many([Write(refused, "old"), Write(cut, "old")])
+            await full.execute_command("CONFIG", "SET", "maxmemory", "1")
+            await held.execute_command("CLIENT", "PAUSE", 10_000, "WRITE")
+            order = [refused, cut] if first == "refused" else [cut, refused]
+            writing = asyncio.create_task(storage.write_many([Write(key, "new") for key in order]))
+            try:
+                async with asyncio.timeout(5):
+                    while not await is_held_back(held):
+                        pass
+                await held.execute_command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+                with pytest.raises(UnavailableError) as caught:
+                    await writing
+            finally:
+                await full.execute_command("CONFIG", "SET", "maxmemory", "0")
+                await held.execute_command("CLIENT", "UNPAUSE")
+
+    assert caught.value.outcome_unknown
+
+
 async def is_held_back(raw):
     """Whether the server has a script that it will not run yet."""
-    return any("b" in client["flags"] for client in await raw.client_list())
+    return re.search(rb" flags=\w*b", await raw.execute_command("CLIENT", "LIST"))
 
 
 async def test_a_refused_connection_is_a_known_outcome(redis_aof_server):
@@ -344,6 +489,32 @@ async def test_a_user_without_rights_is_told_so(raw, redis_server):
     assert "hunter2" not in f"{caught.value} {storage!r}"
 
 
+async def test_an_error_quotes_no_document_though_the_server_that_refuses_a_command_does(storage, raw):
+    class Renamed(Single):
+        async def send(self, key, *command):
+            return await super().send(key, b"RENAMED", *command[1:])
+
+    storage._link, storage._plain = Renamed(raw, 1, 1.0), None
+    document = json.dumps({"pin": "0000"})  # which the source does not quote, for the traceback quotes the source
+    with pytest.raises(StorageError, match="unknown command 'RENAMED'") as caught:
+        await storage.write("k", document)
+
+    assert document not in "".join(traceback.format_exception(caught.value))
+
+
+async def test_an_error_quotes_no_password_of_the_sentinels():
+    storage = RedisStorage(
+        f"redis+sentinel://bot:hunter2@127.0.0.1:{free_port()}/bot-session/0",
+        sentinel_username="watcher",
+        sentinel_password="hunter3",
+    )
+    with pytest.raises(UnavailableError, match="No master found for 'bot-session'") as caught:
+        await storage.open()
+
+    told = "".join(traceback.format_exception(caught.value))
+    assert not [secret for secret in ("hunter2", "hunter3", "watcher", "Redis(") if secret in told]  # nor the client
+
+
 async def test_scripts_that_the_server_forgot_are_sent_again(storage, raw):
     await storage.write("k", "1")
     await raw.script_flush()
@@ -376,30 +547,62 @@ async def test_what_was_written_survives_a_killed_server_that_syncs_always(redis
         assert (await storage.read("k")).value == "1"
 
 
+async def test_a_listing_during_which_the_server_was_restarted_raises_since_its_cursor_means_nothing_now(
+    redis_aof_server,
+):
+    async with RedisStorage(redis_aof_server.url, timeout=2.0) as storage:
+        await storage.write_many([Write(f"listed:{n}", "1") for n in range(1_000)])
+        listing = storage.read_all_keys("listed:", batch_size=10)
+        await anext(listing)
+        await asyncio.to_thread(redis_aof_server.restart)
+        await at_last(lambda: storage.has("listed:1"))
+        with pytest.raises(UnavailableError, match="begin anew"):
+            [key async for key in listing]
+
+        assert 1_000 == await storage.delete_many([key async for key in storage.read_all_keys("listed:")])
+
+
+async def test_a_listing_during_which_nodes_of_the_cluster_were_restarted_raises(redis_cluster):
+    async with RedisStorage(redis_cluster.url, max_connections=1) as storage:
+        keys = [f"listed:{n}" for n in range(300)]
+        await storage.write_many([Write(key, "1") for key in keys])
+        listing = storage.read_all_keys("listed:", batch_size=10)
+        await anext(listing)
+        await asyncio.to_thread(redis_cluster.restart)
+        for key in keys[:50]:  # some of every node
+            await at_last(partial(storage.has, key))
+        with pytest.raises(UnavailableError, match="begin anew"):
+            [key async for key in listing]
+
+
+async def at_last(operation):
+    """Do it until it works: connections that were cut are noticed when they are used."""
+    async with asyncio.timeout(30):
+        while True:
+            try:
+                return await operation()
+            except UnavailableError:
+                continue
+
+
 # ---------------------------------------------------------------------- Sentinel, TLS, URLs
 
 
-async def test_a_failover_of_sentinel_s_is_followed(redis_sentinel):
+async def test_a_failover_of_sentinel_s_is_followed_but_by_no_listing_that_has_begun(redis_sentinel):
     async with RedisStorage(redis_sentinel.url, timeout=1.0) as storage:
         await storage.write("before", "1")
-        port = int(re.search(r":(\d+)/", redis_sentinel.url)[1])
-        with SyncRedis(port=port) as sentinel:
+        await storage.write_many([Write(f"listed:{n}", "1") for n in range(100)])
+        listing = storage.read_all_keys(batch_size=10)
+        await anext(listing)
+        first = storage._link._pool.master_address
+        with SyncRedis(port=int(re.search(r":(\d+)/", redis_sentinel.url)[1])) as sentinel:
             sentinel.sentinel_failover("bot-session")
         async with asyncio.timeout(30):
-            while not await failed_over(storage, port):
-                pass
+            while first == storage._link._pool.master_address:
+                await at_last(lambda: storage.write("during", "1"))
         assert (await storage.read("before")).value == "1"
-
-
-async def failed_over(storage, port):
-    """Write, and say whether the master is another one than the first."""
-    async with Redis(port=port) as sentinel:
-        master = await sentinel.sentinel_master("bot-session")
-    try:
-        await storage.write("during", "1")
-    except UnavailableError:
-        return False
-    return master["config-epoch"] > 0 and "master" in str(master["flags"])
+        with pytest.raises(UnavailableError, match="begin anew"):
+            [key async for key in listing]
 
 
 async def test_tls(redis_tls_server):
@@ -422,6 +625,8 @@ async def test_a_certificate_that_nobody_trusts_is_an_error(redis_tls_server):
         "redis://localhost?db=secret",
         "redis+sentinel://localhost",
         "redis+cluster://localhost/1?timeout=secret&db=2",
+        "redis://localhost?encoding=secret",
+        "redis+cluster://localhost?encoding=secret",
     ],
 )
 def test_a_wrong_url_is_refused_at_once_without_its_values(url):

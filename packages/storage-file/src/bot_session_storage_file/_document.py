@@ -31,6 +31,12 @@ _ENVELOPE: Final = re.compile(_START + r',"e":(?P<expires>-?[\d.eE+-]+)\}', re.D
 _VERSIONED: Final = re.compile(_START + r"\}", re.DOTALL)
 
 
+class _Edited(msgspec.Struct, forbid_unknown_fields=True):
+    inner: msgspec.Raw = msgspec.field(name="__d")
+    expires: float = msgspec.field(name="e")
+    version: msgspec.Raw | msgspec.UnsetType = msgspec.field(name="v", default=msgspec.UNSET)
+
+
 class Document(NamedTuple):
     """A document as it rests in a file: its text, when it expires in ms since 1970, and whether tabs indent it."""
 
@@ -85,15 +91,39 @@ def _forms(value: str, expires: int | None) -> Iterator[str]:
 
 
 def _unwrap(text: str) -> tuple[str, float | None]:
-    if '"__d"' not in text or (envelope := _ENVELOPE.fullmatch(text)) is None:
+    if '"__d"' not in text or '"e"' not in text:
         return text, None
-    version, inner, moment = envelope["version"], envelope["inner"], float(envelope["expires"])
-    try:
-        require_json(inner)  # otherwise the object has further fields, and is no envelope
-    except ValueError:
+    parts = _parts(text) or _parts_edited(text)
+    if parts is None:
         return text, None
+    version, inner, moment = parts
     value = inner if version is None else f'{{"v":{version},"__d":{inner}}}'
     return value, None if moment >= _NEVER else moment
+
+
+def _parts(text: str) -> tuple[str | None, str, float] | None:
+    """Return version, document and expiry of an envelope; None of anything else."""
+    envelope = _ENVELOPE.fullmatch(text)
+    if envelope is None:
+        return None
+    try:
+        require_json(envelope["inner"])  # otherwise the object has further fields, and is no envelope
+    except ValueError:
+        return None
+    return envelope["version"], envelope["inner"], float(envelope["expires"])
+
+
+def _parts_edited(text: str) -> tuple[str | None, str, float] | None:
+    """Return `_parts` of an envelope that somebody has indented, or put in another order."""
+    try:
+        envelope = msgspec.json.decode(text, type=_Edited)
+        version = None
+        if envelope.version is not msgspec.UNSET:
+            version = bytes(envelope.version).decode()
+            msgspec.json.decode(version, type=float)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return version, bytes(envelope.inner).decode(), envelope.expires
 
 
 def _without_tabs(text: str) -> str | None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from bot_session.storage import Storage
 
-    from ._folder import Trip
+    from ._trip import Trip
 
 __all__ = ["translated", "translation"]
 

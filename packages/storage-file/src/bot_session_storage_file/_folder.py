@@ -6,56 +6,37 @@ import errno
 import math
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from bot_session.storage import Record, Version
 
 from ._document import Document, parse, render
-from ._files import NewFile, read_file, sync_folder
-from ._locks import FileLocks
-from ._paths import LOCKS, key_of, lock_of, path_of, plain_path_of, shard_of, shard_of_folder
+from ._files import NewFile, sync_folder
+from ._locks import FileLocks, LockedError, until_free
+from ._lookup import is_folder, locate
+from ._paths import LOCKS, key_of, lock_of, path_of, shard_of, shard_of_folder
+from ._threads import HELPERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from concurrent.futures import Executor
 
-__all__ = ["BrokenFileError", "Folder", "Found", "Trip"]
+    from ._trip import Trip
+
+__all__ = ["BrokenFileError", "Folder", "Found"]
 
 _LOCK_FOLDER: Final = ".locks"
 _TEMPORARY: Final = ".bot-session-"
 _WINDOWS: Final = os.name == "nt"  # where a folder cannot be synced, nor a file replaced while somebody reads it
-_NO_SUCH_NAME: Final = frozenset({errno.EINVAL, errno.EILSEQ})
-
-_HELPERS: Final = 8
-"""Threads that wait for the disk."""
 
 _T = TypeVar("_T")
 
 
 class BrokenFileError(Exception):
     """A file holds no document."""
-
-
-@dataclass(slots=True)
-class Trip:
-    """
-    What one call does in the worker threads.
-
-    Attributes:
-        operation: The method that was called.
-        key: The key that is being worked on, for errors.
-        abandoned: The caller was cancelled: what has not begun must not happen, since it could undo a later write.
-        unsynced: Folders whose entries have changed.
-        wrote: Something was changed.
-    """
-
-    operation: str
-    key: str | None = None
-    abandoned: bool = False
-    unsynced: set[str] = field(default_factory=set)
-    wrote: bool = False
 
 
 class Found(NamedTuple):
@@ -84,6 +65,9 @@ class Folder:
         timeout: Seconds to wait for a lock.
         fsync: Wait for the disk.
         clock: Returns seconds since 1970.
+
+    Attributes:
+        together: Held by whoever writes many files: one at a time, since a process may not have many more open.
     """
 
     def __init__(self, root: str, *, timeout: float, fsync: bool, clock: Callable[[], float]) -> None:
@@ -91,23 +75,20 @@ class Folder:
         self._before = os.path.join(root, "")
         self._fsync = fsync
         self._clock = clock
-        self._locks = FileLocks(os.path.join(root, _LOCK_FOLDER), LOCKS, timeout)
+        self._timeout = timeout
         self._device = 0
-        self._helpers: ThreadPoolExecutor | None = None
 
-    def open(self, trip: Trip, *, create: bool) -> None:
+    def open(self, trip: Trip, helpers: Executor, *, create: bool) -> None:
         """Make the folder if it is missing and ``create`` says so, and remember which disk it is on."""
-        self._helpers = ThreadPoolExecutor(_HELPERS, "bot-session-file-sync")
+        self._helpers = helpers
+        # Those of a process that this one was forked from may be held for ever, by threads that are not here.
+        self._locks = FileLocks(os.path.join(self._root, _LOCK_FOLDER), LOCKS, self._timeout)
+        self.together = threading.Lock()
         if create and not os.path.exists(self._root):
             self._make_folder(trip, self._root)
             self.sync(trip)
         with os.scandir(self._root):  # fails unless it is a folder that may be read
             self._device = os.stat(self._root).st_dev
-
-    def close(self, *, wait: bool = True) -> None:
-        """End the threads."""
-        if self._helpers is not None:
-            self._helpers.shutdown(wait=wait)
 
     def require_same_disk(self) -> None:
         """Raise OSError if the disk is gone: it leaves an empty folder behind, where every session seems missing."""
@@ -115,21 +96,30 @@ class Folder:
             raise OSError(errno.ENODEV, "its disk was unmounted, or another mounted over it", self._root)
 
     @contextmanager
-    def locked_if_free(self, trip: Trip, locks: Iterable[int]) -> Iterator[set[int]]:
-        """Hold those of several locks that nobody has, and say which."""
-        held: set[int] = set()
-        with ExitStack() as stack:
-            for number in locks:
-                with suppress(TimeoutError):
-                    stack.enter_context(self._locks.hold(number, lambda: trip.abandoned, timeout=0))
-                    held.add(number)
-            yield held
-
-    @contextmanager
     def locked(self, trip: Trip, shard: str, *, optional: bool = False) -> Iterator[None]:
         """Hold the lock of a shard; with ``optional``, go on without it where nothing may be written."""
-        with self._locks.hold(lock_of(shard), lambda: trip.abandoned, optional=optional):
+        with self._locks.hold(lock_of(shard), trip, optional=optional):
             yield
+
+    @contextmanager
+    def locked_if_free(self, trip: Trip, locks: Iterable[int]) -> Iterator[set[int]]:
+        """Hold those of several locks that no other process has, and say which. Raises `LockedError` if none is free."""
+        held: set[int] = set()
+        refusal: LockedError | None = None
+        with ExitStack() as stack:
+            for number in sorted(locks):  # in one order everywhere, so that threads never wait in a circle
+                try:
+                    stack.enter_context(self._locks.hold(number, trip))
+                    held.add(number)
+                except LockedError as error:
+                    refusal = error if refusal is None or refusal.final else refusal
+            if refusal is not None and not held:
+                raise refusal
+            yield held
+
+    def refusal(self, key: str) -> LockedError:
+        """Return the error for a key whose lock was not free in time."""
+        return self._locks.refusal(lock_of(shard_of(key)))
 
     # ------------------------------------------------------------------ one file
 
@@ -148,7 +138,7 @@ class Folder:
         Raises:
             BrokenFileError: It holds no JSON. With ``overwrite`` it counts as a file without a document.
         """
-        path, file = self._locate(key)
+        path, file = locate(self._before, key)
         if file is None:
             return Found(path)
         data, mode = file
@@ -195,12 +185,12 @@ class Folder:
 
     def remove(self, trip: Trip, key: str) -> None:
         """Delete a key's file, and if grammY has written another, that as well: or it would come back."""
-        path, file = self._locate(key)
+        path, file = locate(self._before, key)
         while file is not None:
             os.unlink(path)
             trip.wrote = True
             trip.unsynced.add(self._without_empty_folders(trip, os.path.dirname(path)))
-            path, file = self._locate(key)
+            path, file = locate(self._before, key)
 
     def sync(self, trip: Trip) -> None:
         """Wait until the disk has the new names of files: a rename alone may be undone by a power cut."""
@@ -210,9 +200,9 @@ class Folder:
 
     # ------------------------------------------------------------------ all files
 
-    def keys(self, trip: Trip, prefix: str = "", *, sweep: bool = False) -> Iterator[str]:
+    def keys(self, trip: Trip, prefix: str = "", *, sweep: bool = False) -> Iterator[str | LockedError]:
         """
-        Yield the keys of all files, expired or not. Nothing is open or locked while one is out.
+        Yield the keys of all files, expired or not, and `until_free` errors. Nothing is open or locked meanwhile.
 
         Args:
             trip: Whose.
@@ -220,9 +210,10 @@ class Folder:
             sweep: Delete what killed processes have left on the way.
         """
         with os.scandir(self._root) as entries:
-            shards = [entry.name for entry in entries if shard_of_folder(entry.name) is not None and entry.is_dir()]
+            shards = [entry.name for entry in entries if shard_of_folder(entry.name) is not None and is_folder(entry)]
         for shard in ("", *shards):
-            for path in self._list(trip, shard, sweep=sweep):
+            paths = yield from until_free(trip, partial(self._list, trip, shard, sweep=sweep))
+            for path in paths:
                 key = key_of(path)
                 if key is None or not key.startswith(prefix):
                     continue
@@ -260,34 +251,14 @@ class Folder:
             for item in share:
                 wait(item)
 
-        if len(items) < 2 or self._helpers is None:
+        if len(items) < 2:
             wait_for_all(items)
         else:
-            shares = [items[start::_HELPERS] for start in range(min(_HELPERS, len(items)))]
+            shares = [items[start::HELPERS] for start in range(min(HELPERS, len(items)))]
             list(self._helpers.map(wait_for_all, shares))  # raises what one of them raises
 
     def _absolute(self, path: str) -> str:
         return self._before + path
-
-    def _locate(self, key: str) -> tuple[str, tuple[bytes, int] | None]:
-        """Return the path of a key's file, and what `read_file` says of it; None if there is none."""
-        path = self._absolute(path_of(key))
-        with suppress(FileNotFoundError):
-            return path, read_file(path)
-        plain = plain_path_of(key)
-        if plain is not None:
-            plain = self._absolute(plain)
-            try:
-                file = read_file(plain)
-                if _has_exactly(plain):
-                    return plain, file
-            except FileNotFoundError:
-                pass
-            except OSError as error:
-                # A disk that cannot hold such a name holds no such file.
-                if error.errno not in _NO_SUCH_NAME:
-                    raise
-        return path, None
 
     def _make_folder(self, trip: Trip, folder: str) -> None:
         try:
@@ -309,10 +280,3 @@ class Folder:
             trip.unsynced.discard(folder)
             folder = os.path.dirname(folder)
         return folder
-
-
-def _has_exactly(path: str) -> bool:
-    """Return whether a file that was found has this name, and not one that its disk takes for the same."""
-    folder, name = os.path.split(path)
-    twin = os.path.join(folder, name.removesuffix("json") + "JSON")
-    return (name.isascii() and not os.path.exists(twin)) or name in os.listdir(folder)

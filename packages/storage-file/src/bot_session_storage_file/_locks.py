@@ -9,15 +9,17 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
 
-__all__ = ["FileLocks"]
+    from ._trip import Trip
 
-_FIRST_PAUSE: Final = 0.0005
-_LONGEST_PAUSE: Final = 0.02
+__all__ = ["FileLocks", "LockedError", "until_free"]
+
+_T = TypeVar("_T")
+
 _NOT_ALLOWED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
 
 if sys.platform == "win32":
@@ -49,6 +51,17 @@ else:
         fcntl.flock(handle, fcntl.LOCK_UN)
 
 
+class LockedError(TimeoutError):
+    """
+    Somebody else has the lock.
+
+    Attributes:
+        final: It has been so for too long. If not, try again.
+    """
+
+    final: bool = False
+
+
 class FileLocks:
     """
     Numbered locks for worker threads.
@@ -56,40 +69,43 @@ class FileLocks:
     Args:
         folder: Where the lock files are; made when the first is needed.
         count: How many there are.
-        timeout: Seconds after which waiting ends in `TimeoutError`.
+        timeout: Seconds, from the beginning of a trip, for which to wait.
     """
 
     def __init__(self, folder: str, count: int, timeout: float) -> None:
         self._folder = folder
         self._timeout = timeout
         self._threads = [threading.Lock() for _ in range(count)]
+        self._stuck: set[int] = set()  # Were they waited for again, each call would keep others from being done.
 
     @contextmanager
-    def hold(
-        self, number: int, abandoned: Callable[[], bool], *, optional: bool = False, timeout: float | None = None
-    ) -> Iterator[None]:
+    def hold(self, number: int, trip: Trip, *, optional: bool = False) -> Iterator[None]:
         """
-        Hold a lock; threads of this process queue before the file, processes at it.
+        Hold a lock. Threads of this process queue for it; other processes, which may be stuck, are not waited for.
 
         Args:
             number: Which.
-            abandoned: Says whether the caller has gone; then the wait ends in `asyncio.CancelledError`.
-            optional: Go on without it where no file may be written.
-            timeout: In place of the usual; 0 does not wait at all.
+            trip: Whose. If the caller has gone, it ends in `asyncio.CancelledError`.
+            optional: Go on without the lock where no file may be written.
+
+        Raises:
+            LockedError: Another process has it, or threads of this one have had it for too long.
         """
-        timeout = self._timeout if timeout is None else timeout
-        deadline = time.monotonic() + timeout
-        path = os.path.join(self._folder, str(number))
-        if not self._threads[number].acquire(timeout=timeout):
-            raise TimeoutError(f"the lock {path} was not free within {timeout:g} s")
+        until = trip.began + self._timeout
+        if not self._threads[number].acquire(timeout=max(0.0, until - time.monotonic())):
+            raise self._refuse(number, until)
         try:
-            handle = self._open(path, optional=optional)
+            handle = self._open(self._path(number), optional=optional)
             if handle is None:
                 yield
                 return
             try:
-                self._wait(handle, path, deadline, abandoned)
+                if not _try_lock(handle):
+                    raise self._refuse(number, until)
+                self._stuck.discard(number)
                 try:
+                    if trip.abandoned:
+                        raise asyncio.CancelledError
                     yield
                 finally:
                     _unlock(handle)
@@ -97,6 +113,20 @@ class FileLocks:
                 os.close(handle)
         finally:
             self._threads[number].release()
+
+    def refusal(self, number: int) -> LockedError:
+        """Return the error for a lock that was not free."""
+        refusal = LockedError(f"the lock {self._path(number)} was not free within {self._timeout:g} s")
+        refusal.final = number in self._stuck
+        return refusal
+
+    def _refuse(self, number: int, until: float) -> LockedError:
+        if time.monotonic() >= until:
+            self._stuck.add(number)
+        return self.refusal(number)
+
+    def _path(self, number: int) -> str:
+        return os.path.join(self._folder, str(number))
 
     def _open(self, path: str, *, optional: bool) -> int | None:
         try:
@@ -111,15 +141,16 @@ class FileLocks:
                 return None
             raise
 
-    def _wait(self, handle: int, path: str, deadline: float, abandoned: Callable[[], bool]) -> None:
-        pause = _FIRST_PAUSE
-        while not _try_lock(handle):
-            if time.monotonic() >= deadline:
-                raise TimeoutError(f"another process has held the lock {path} for {self._timeout:g} s")
-            if abandoned():
-                raise asyncio.CancelledError
-            time.sleep(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE)
-        if abandoned():
-            _unlock(handle)
-            raise asyncio.CancelledError
+
+def until_free(trip: Trip, step: Callable[[], _T]) -> Generator[LockedError, None, _T]:
+    """
+    Do a step that needs a lock, in the midst of others; yields the error each time that it is not free.
+
+    Its time counts from here, since those before it may have taken long.
+    """
+    trip.began = time.monotonic()
+    while True:
+        try:
+            return step()
+        except LockedError as error:
+            yield error

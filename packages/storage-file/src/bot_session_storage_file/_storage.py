@@ -6,12 +6,11 @@ import asyncio
 import os
 import time
 from collections.abc import Callable  # noqa: TC003 - read with the options of URLs
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 from urllib.request import url2pathname
 
-from bot_session.errors import ConfigurationError, StorageError
+from bot_session.errors import ClosedError, ConfigurationError, StorageError
 from bot_session.redaction import redact_url
 from bot_session.storage import (
     ANY,
@@ -22,14 +21,16 @@ from bot_session.storage import (
     Version,
     Write,
     WriteResult,
-    part_of_batch,
 )
 
 from ._document import require_json
-from ._failures import translated
-from ._folder import Folder, Trip
-from ._paths import MAX_KEY_BYTES, lock_of, shard_of
-from ._work import Work
+from ._failures import translated, translation
+from ._folder import Folder
+from ._locks import LockedError
+from ._paths import MAX_KEY_BYTES
+from ._threads import Threads
+from ._trip import Trip
+from ._work import Work, take
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -41,7 +42,9 @@ __all__ = ["FileStorage"]
 
 _T = TypeVar("_T")
 
-_THREADS: Final = 8
+_FIRST_PAUSE: Final = 0.0005
+_LONGEST_PAUSE: Final = 0.02
+_PURGED: Final = 500  # at a time
 
 
 class FileStorage(Storage):
@@ -90,9 +93,10 @@ class FileStorage(Storage):
             raise ConfigurationError(f"timeout must be seconds above 0 and up to an hour, not {timeout!r}")
         self._root = os.path.abspath(directory)
         self._create = create
+        self._timeout = timeout
         self._folder = Folder(self._root, timeout=timeout, fsync=fsync, clock=clock)
         self._work = Work(self, self._folder)
-        self._pool: ThreadPoolExecutor | None = None
+        self._threads: Threads | None = None
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -167,22 +171,26 @@ class FileStorage(Storage):
         """
         if self._state != "open":
             await self._ready("purge")
-        return await self._run(Trip("purge"), self._work.purge)
+        trip = Trip("purge")
+        expired, count = self._work.purge(trip), 0
+        while purged := await self._run(trip, take, expired, _PURGED):
+            count += len(purged)
+        return count
 
     async def _open(self) -> None:
-        self._pool = ThreadPoolExecutor(_THREADS, "bot-session-file")
+        await self._close()  # which may still be under way, or was given up
+        threads, trip = Threads(self._timeout), Trip("open")
         try:
-            await self._run(Trip("open"), self._folder.open, create=self._create)
+            with translated(self, trip):
+                await threads.run(trip, partial(self._folder.open, trip, threads.helpers, create=self._create))
         except BaseException:
-            self._pool.shutdown(wait=False)
-            self._folder.close(wait=False)
+            await threads.close(wait=False)
             raise
+        self._threads = threads
 
     async def _close(self) -> None:
-        if self._pool is not None:
-            # What is being written is finished first.
-            await asyncio.to_thread(self._pool.shutdown)
-            await asyncio.to_thread(self._folder.close)
+        if self._threads is not None:
+            await self._threads.close()  # when what is being written is finished
 
     def __repr__(self) -> str:
         return f"<FileStorage {self._root}>"
@@ -192,44 +200,67 @@ class FileStorage(Storage):
     async def _run(
         self, trip: Trip, work: Callable[Concatenate[Trip, _P], _T], *args: _P.args, **kwargs: _P.kwargs
     ) -> _T:
-        def travel() -> _T:
-            with translated(self, trip):
-                if trip.operation != "open":
-                    self._folder.require_same_disk()
-                return work(trip, *args, **kwargs)
+        with translated(self, trip):
+            return await self._try(trip, work, *args, **kwargs)
 
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, travel)
-        except asyncio.CancelledError:
-            trip.abandoned = True
-            raise
+    async def _try(
+        self, trip: Trip, work: Callable[Concatenate[Trip, _P], _T], *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T:
+        """Do work in a thread, again while another process has its lock: nobody waits for that in a thread."""
+
+        def travel() -> _T:
+            self._folder.require_same_disk()
+            return work(trip, *args, **kwargs)
+
+        pause = _FIRST_PAUSE
+        while True:
+            if self._state != "open":
+                await self._ready(trip.operation, trip.key)
+            try:
+                return await self._threads_for(trip).run(trip, travel)
+            except LockedError as error:
+                if error.final:
+                    raise
+            await asyncio.sleep(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _threads_for(self, trip: Trip) -> Threads:
+        if self._threads is None or not self._threads.are_here:
+            raise ClosedError(
+                "this process was forked when the storage was open, and has none of its threads: open storages after "
+                "forking, or `await storage.close()` here and `await storage.open()`",
+                operation=trip.operation,
+                key=trip.key,
+                storage=self,
+            )
+        return self._threads
 
     async def _write_one(self, operation: str, write: Write) -> Version | bool:
-        result = (await self._run(Trip(operation, write.key), self._work.apply_all, [write]))[0]
+        result = await self._run(Trip(operation, write.key), self._work.apply, write)
         if isinstance(result, StorageError):
             raise result
         return result
 
     async def _write_all(self, operation: str, writes: Sequence[Write]) -> list[WriteResult]:
-        """In one trip, in which the disk takes all together; what others have locked, in trips of its own that wait."""
-        results = await self._run(Trip(operation), self._work.apply_free, writes)
-        parts: dict[int, list[int]] = {}
-        for position, write in enumerate(writes):
-            if position not in results:
-                parts.setdefault(lock_of(shard_of(write.key)), []).append(position)
-        if parts and self._state != "open":
-            await self._ready(operation)
-        trips = [
-            self._run(Trip(operation, writes[part[0]].key), self._work.apply_all, [writes[each] for each in part])
-            for part in parts.values()
-        ]
-        outcomes = await asyncio.gather(*trips, return_exceptions=True)
-        with part_of_batch(results or any(isinstance(outcome, dict) for outcome in outcomes)):
-            for part, outcome in zip(parts.values(), outcomes, strict=True):
-                if isinstance(outcome, BaseException):
-                    raise outcome
-                results.update((part[index], result) for index, result in outcome.items())
+        """In one trip, in which the disk takes all together; what other processes have locked follows as they let go."""
+        trip, results = Trip(operation), dict[int, WriteResult]()
+        left = list(enumerate(writes))
+        with translated(self, trip):
+            while left:
+                try:
+                    results |= await self._try(trip, self._work.apply_free, left)
+                except (LockedError, ClosedError) as error:
+                    if not results:
+                        raise
+                    results |= {position: self._too_late(error, operation, write.key) for position, write in left}
+                left = [entry for entry in left if entry[0] not in results]
         return [results[position] for position in range(len(writes))]
+
+    def _too_late(self, error: LockedError | ClosedError, operation: str, key: str) -> StorageError:
+        """Return the error for one of a batch that waited for its lock in vain: nothing was written."""
+        if isinstance(error, ClosedError):
+            return error.copy()
+        return translation(self._folder.refusal(key), self, Trip(operation, key))
 
     async def _stream(self, operation: str, prefix: str, batch_size: int) -> AsyncIterator[tuple[str, Record]]:
         if self._state != "open":
@@ -237,8 +268,6 @@ class FileStorage(Storage):
         self._validate_listing(operation, prefix, batch_size)
         trip = Trip(operation)
         entries = self._work.entries(trip, prefix)
-        while batch := await self._run(trip, lambda _: list(islice(entries, batch_size))):
+        while batch := await self._run(trip, take, entries, batch_size):
             for entry in batch:
                 yield entry
-            if self._state != "open":
-                await self._ready(operation)

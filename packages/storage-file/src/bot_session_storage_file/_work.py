@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from threading import Lock
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from bot_session.errors import StorageError, UnavailableError
@@ -12,14 +13,16 @@ from bot_session.storage import ANY, Record, Storage, Version, Write, WriteResul
 from ._failures import translation
 from ._files import NewFile
 from ._folder import BrokenFileError
+from ._locks import LockedError, until_free
 from ._paths import lock_of, shard_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from ._folder import Folder, Trip
+    from ._folder import Folder
+    from ._trip import Trip
 
-__all__ = ["Work"]
+__all__ = ["Work", "take"]
 
 _A = TypeVar("_A")
 _T = TypeVar("_T")
@@ -40,30 +43,29 @@ class Work:
     def __init__(self, storage: Storage, folder: Folder) -> None:
         self._storage = storage
         self._folder = folder
-        self._together = Lock()
 
     def read_all(self, trip: Trip, keys: Sequence[str]) -> dict[str, Record]:
         """Read several keys."""
         return {key: record for key in keys if (record := self._folder.read(trip, key)) is not None}
 
-    def entries(self, trip: Trip, prefix: str) -> Iterator[tuple[str, Record]]:
-        """Read all keys that start with ``prefix``."""
+    def entries(self, trip: Trip, prefix: str) -> Iterator[tuple[str, Record] | LockedError]:
+        """Read all keys that start with ``prefix``; for `take`."""
         for key in self._folder.keys(trip, prefix):
-            if (record := self._folder.read(trip, key)) is not None:
+            if isinstance(key, LockedError):
+                yield key
+            elif (record := (yield from until_free(trip, partial(self._folder.read, trip, key)))) is not None:
                 yield key, record
 
-    def apply_free(self, trip: Trip, writes: Sequence[Write]) -> dict[int, WriteResult]:
-        """Do those whose locks nobody has, and return their results by position."""
-        locks = [lock_of(shard_of(write.key)) for write in writes]
-        with self._folder.locked_if_free(trip, set(locks)) as held:
-            return self._apply(
-                trip, [(position, writes[position]) for position, lock in enumerate(locks) if lock in held]
-            )
+    def apply(self, trip: Trip, write: Write) -> WriteResult:
+        """Do one."""
+        with self._folder.locked(trip, shard_of(write.key)):
+            return self._apply(trip, [(0, write)])[0]
 
-    def apply_all(self, trip: Trip, writes: Sequence[Write]) -> dict[int, WriteResult]:
-        """Do what one lock guards, once it is free."""
-        with self._folder.locked(trip, shard_of(writes[0].key)):
-            return self._apply(trip, list(enumerate(writes)))
+    def apply_free(self, trip: Trip, writes: Sequence[tuple[int, Write]]) -> dict[int, WriteResult]:
+        """Do those whose locks no other process has, and return their results by position."""
+        locks = [lock_of(shard_of(write.key)) for _, write in writes]
+        with self._folder.locked_if_free(trip, set(locks)) as held:
+            return self._apply(trip, [entry for entry, lock in zip(writes, locks, strict=True) if lock in held])
 
     def touch(self, trip: Trip, key: str, ttl: float | None) -> bool:
         """Give a document a new TTL, and say whether there was one."""
@@ -75,18 +77,21 @@ class Work:
             self._folder.sync(trip)
         return True
 
-    def purge(self, trip: Trip) -> int:
-        """Delete the files of expired documents, and say how many there were."""
-        purged = 0
+    def purge(self, trip: Trip) -> Iterator[str | LockedError]:
+        """Delete the files of expired documents, and yield their keys; for `take`."""
         for key in self._folder.keys(trip, sweep=True):
-            trip.key = key
-            with self._folder.locked(trip, shard_of(key)):
-                found = self._folder.find(key, overwrite=True)
-                if found.document is not None and found.record is None:
-                    self._folder.remove(trip, key)
-                    self._folder.sync(trip)
-                    purged += 1
-        return purged
+            if isinstance(key, LockedError) or (yield from until_free(trip, partial(self._purge, trip, key))):
+                yield key
+
+    def _purge(self, trip: Trip, key: str) -> bool:
+        trip.key = key
+        with self._folder.locked(trip, shard_of(key)):
+            found = self._folder.find(key, overwrite=True)
+            if found.document is None or found.record is not None:
+                return False
+            self._folder.remove(trip, key)
+            self._folder.sync(trip)
+        return True
 
     # ------------------------------------------------------------------ writing
 
@@ -104,7 +109,7 @@ class Work:
         """Write all new files before the first is waited for: the disk does together what it would do one by one."""
         results: dict[int, WriteResult] = {}
         files: dict[int, NewFile] = {}
-        with self._together if len(operations) > 1 else nullcontext():
+        with self._folder.together if len(operations) > 1 else nullcontext():
             try:
                 for position, write in operations:
                     begun = self._attempt(self._begin, trip, write, len(operations) > 1)
@@ -146,3 +151,16 @@ class Work:
     def _finish(self, trip: Trip, write: Write, file: NewFile) -> Version:
         self._folder.put(trip, file)
         return Version(cast("str", write.value))
+
+
+def take(_: Trip, items: Iterator[_T | LockedError], size: int) -> list[_T]:
+    """Return the next ``size`` items, fewer where a lock is not free, and none at the end. Raises `LockedError`."""
+    taken: list[_T] = []
+    for item in islice(items, size):
+        if not isinstance(item, LockedError):
+            taken.append(item)
+        elif taken:
+            break
+        else:
+            raise item
+    return taken

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import unquote, urlsplit
 
 from bot_session.errors import ConfigurationError, SchemaError, StorageError, UnavailableError, UnsupportedError
-from bot_session.redaction import hide_secrets
+from bot_session.redaction import hide_secrets, redact_url
 from bot_session.storage import part_of_batch
+from bot_session.under_way import UnderWay
 from pymongo import AsyncMongoClient, ReadPreference
 from pymongo.collection import Collection
 from pymongo.errors import ClientBulkWriteException, DuplicateKeyError, OperationFailure, PyMongoError
@@ -66,6 +67,7 @@ class SessionCollection:
 
     Attributes:
         tells_apart: Whether the server has batches that tell the results of their operations apart.
+        under_way: What closing waits for: every command, and whatever takes several.
     """
 
     def __init__(self, source: AnyCollection | str, *, name: str, database: str | None, timeout: float | None) -> None:
@@ -75,13 +77,15 @@ class SessionCollection:
         self._client: AsyncMongoClient[Any] | None = None
         self._collection: Any = None
         if isinstance(source, str):
-            self._database, self._name = database or _database_of(source), name
+            in_url = _database_of(source)
+            self._database, self._name = database or in_url, name
         else:
             self._collection = _configured(source)
             self._database, self._name = self._collection.database.name, self._collection.name
         self._timeout = timeout
         self._collation: dict[str, Any] | None = None
         self.tells_apart = False
+        self.under_way = UnderWay()
 
     def __repr__(self) -> str:
         return f"<MongoStorage {self._database}.{self._name}>"
@@ -90,20 +94,25 @@ class SessionCollection:
 
     async def open(self, *, create: bool) -> None:
         """Connect, see whether the server is new enough, and to the indexes."""
-        if self._url is not None:
-            with mapped(self, "open", timeout=None):
-                client: AsyncMongoClient[Any] = AsyncMongoClient(self._url)
-            self._client, self._collection = client, _configured(client[self._database][self._name])
+        await self.under_way.closed()
         try:
+            if self._url is not None:
+                with mapped(self, "open", timeout=None):
+                    self._client = AsyncMongoClient(self._url)
+                    self._collection = _configured(self._client[self._database][self._name])
             await self._prepare(create=create)
         except BaseException:
             await self.close()
             raise
 
     async def close(self) -> None:
-        """Close the client, if it is ours."""
+        """Close the client, if it is ours, once what is under way has come to its end."""
         if self._client is not None:
-            client, self._client, self._collection = self._client, None, None
+            await self.under_way.close(self._close_client)
+
+    async def _close_client(self) -> None:
+        client, self._client, self._collection = self._client, None, None
+        if client is not None:
             await client.close()
 
     async def _prepare(self, *, create: bool) -> None:
@@ -154,7 +163,8 @@ class SessionCollection:
         self, operation: str, pipeline: list[dict[str, Any]], key: object = None
     ) -> list[dict[str, Any]]:
         """Return the documents that come out of a pipeline."""
-        with mapped(self, operation, key if isinstance(key, str) else None, timeout=self._timeout):
+        named = key if isinstance(key, str) else None
+        with self.under_way, mapped(self, operation, named, timeout=self._timeout):
             cursor = self._collection.aggregate(pipeline, collation=self._collation)
             if asyncio.iscoroutine(cursor):  # PyMongo's; Motor's is a cursor already
                 cursor = await cursor
@@ -162,14 +172,14 @@ class SessionCollection:
 
     async def delete_many(self, filter_: Mapping[str, Any]) -> int:
         """Delete what a filter finds, and return how much."""
-        with mapped(self, "delete_many", timeout=self._timeout, writing=True):
+        with self.under_way, mapped(self, "delete_many", timeout=self._timeout, writing=True):
             result = await self._collection.delete_many(filter_, collation=self._collation)
         deleted: int = result.deleted_count
         return deleted
 
     async def apply(self, operation: str, key: str, command: Command) -> Result:
         """Apply a command, and return what the server did."""
-        with mapped(self, operation, key, timeout=self._timeout, writing=True):
+        with self.under_way, mapped(self, operation, key, timeout=self._timeout, writing=True):
             for _ in range(_TRIES - 1):
                 with contextlib.suppress(DuplicateKeyError):
                     return await self._send(command)
@@ -188,9 +198,14 @@ class SessionCollection:
 
     async def apply_all(self, batch: Sequence[tuple[str, Command]]) -> Sequence[Result | StorageError]:
         """Apply commands for different keys, and return the result of each, or why the server refuses it."""
-        if not self.tells_apart or len(batch) == 1:
-            return await self._apply_each(batch)
-        results = await self._apply_together(batch)
+        results: dict[int, Result | StorageError] = {}
+        if self.tells_apart and len(batch) > 1:
+            try:
+                results = await self._apply_together(batch)
+            except UnavailableError:
+                raise
+            except StorageError:
+                pass  # Refused as a whole, so nothing of it was written.
         # What lost a race is tried again, and what was refused tells alone what is wrong with it.
         missing = [position for position in range(len(batch)) if position not in results]
         with part_of_batch(results):
@@ -199,7 +214,12 @@ class SessionCollection:
         return [results[position] for position in range(len(batch))]
 
     async def _apply_together(self, batch: Sequence[tuple[str, Command]]) -> dict[int, Result | StorageError]:
-        """Send commands as one, whose results the server tells apart; those that failed alone have none."""
+        """
+        Send commands as one, whose results the server tells apart; those that failed alone have none.
+
+        They have to fit into one message: of what does not, the driver makes several commands, and forgets what came of
+        the first as it tries the second again.
+        """
         models = [command.in_batch(self._collection.full_name, self._collation) for _, command in batch]
         with mapped(self, "write_many", timeout=self._timeout, writing=True):
             try:
@@ -222,13 +242,18 @@ class SessionCollection:
 
         outcomes = await asyncio.gather(*(apply(*each) for each in batch), return_exceptions=True)
         results: list[Result | StorageError] = []
+        outages: list[UnavailableError] = []
         for outcome in outcomes:
             if isinstance(outcome, UnavailableError):
-                with part_of_batch(not all(isinstance(each, UnavailableError) for each in outcomes)):
-                    raise outcome
-            if isinstance(outcome, BaseException) and not isinstance(outcome, StorageError):
+                outages.append(outcome)
+            elif isinstance(outcome, BaseException) and not isinstance(outcome, StorageError):
                 raise outcome
-            results.append(outcome)
+            else:
+                results.append(outcome)
+        if outages:
+            unknown = any(outage.outcome_unknown for outage in outages)
+            with part_of_batch(unknown or not all(isinstance(result, StorageError) for result in results)):
+                raise outages[0]
         return results
 
 
@@ -243,10 +268,17 @@ def _configured(collection: Any) -> Any:
 
 def _database_of(url: str) -> str:
     """Return the name of the database in a URL, having checked the URL."""
-    if not url.startswith("mongodb+srv:"):  # hosts and options of that are in the DNS, which is asked when it opens
-        try:
+    try:
+        _, _, path, query, fragment = urlsplit(url)
+        ambiguous = "@" in path + query + fragment
+        # The hosts and options of mongodb+srv: are in the DNS, which is asked when it opens.
+        if not ambiguous and not url.startswith("mongodb+srv:"):
             parse_uri(url)
-        except (PyMongoError, ValueError) as error:
-            # Not its cause: PyMongo may quote a piece of the password.
-            raise ConfigurationError(f"not a URL of MongoDB: {hide_secrets(str(error), url)}") from None
-    return unquote(urlsplit(url).path[1:]).partition(".")[0] or "bot_session"
+    except (PyMongoError, ValueError) as error:
+        # Not its cause: PyMongo may quote a piece of the password.
+        raise ConfigurationError(f"not a URL of MongoDB: {hide_secrets(str(error), url)}") from None
+    if ambiguous:
+        raise ConfigurationError(
+            f"write %40, %2F, %3F and %23 for '@', '/', '?' and '#' in a password: {redact_url(url)}"
+        )
+    return unquote(path[1:]).partition(".")[0] or "bot_session"

@@ -152,7 +152,10 @@ def _foreign(value: Any) -> str:
     if isinstance(value, (bson.ObjectId, Decimal128)):
         return str(value)
     if isinstance(value, Binary) and value.subtype == UUID_SUBTYPE:
-        return str(value.as_uuid())
+        try:
+            return str(value.as_uuid())
+        except ValueError as error:
+            raise Unreadable(f"a UUID of {len(value)} bytes") from error
     if isinstance(value, bytes):
         return b64encode(value).decode()
     raise Unreadable(f"a BSON {type(value).__name__}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NamedTuple, TypeVar
 
 from bot_session.errors import StorageError
 from bot_session.storage import (
@@ -28,7 +28,7 @@ from ._documents import encodable, to_bson, to_json, to_version
 from ._errors import mapped
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
     from typing import Self
 
     from ._collection import AnyCollection
@@ -39,6 +39,9 @@ _T = TypeVar("_T")
 
 _BATCH: Final = 100
 """Operations that travel in one command. More make the server's answer late, and no faster."""
+
+_BATCH_BYTES: Final = 8 * 1024 * 1024
+"""About how long a command may become, unless it is for a single document: 16 MiB are what a server takes of keys."""
 
 
 class MongoStorage(Storage):
@@ -140,8 +143,9 @@ class MongoStorage(Storage):
             await self._ready("read_many")
         self._validate_keys("read_many", keys)
         found: dict[str, Record] = {}
-        for batch in _batches(list(dict.fromkeys(keys))):
-            found |= await self._find("read_many", batch)
+        with self._collection.under_way:
+            for batch in _batches(dict.fromkeys(keys), _size_of_key):
+                found |= await self._find("read_many", batch)
         return found
 
     async def write_many(self, writes: Sequence[Write]) -> list[WriteResult]:
@@ -149,11 +153,11 @@ class MongoStorage(Storage):
             await self._ready("write_many")
         self._validate_writes("write_many", writes)
         results: dict[int, WriteResult] = {}
-        for turn in distinct_rounds(writes):
-            for batch in _batches(turn):
-                with part_of_batch(results):
-                    outcomes = await self._write_batch([write for _, write in batch])
-                results.update(zip((position for position, _ in batch), outcomes, strict=True))
+        with self._collection.under_way:
+            for turn in distinct_rounds(writes):
+                for batch in _batches(map(self._change, turn), _Change.size):
+                    with part_of_batch(results):
+                        results |= await self._apply(batch)
         return [results[position] for position in range(len(writes))]
 
     async def delete_many(self, keys: Iterable[str]) -> int:
@@ -162,8 +166,10 @@ class MongoStorage(Storage):
         distinct = list(dict.fromkeys(keys))
         self._validate_keys("delete_many", distinct)
         deleted = 0
-        for batch in _batches(distinct):
-            deleted += await self._collection.delete_many(held({"$in": batch}))
+        with self._collection.under_way:
+            for batch in _batches(distinct, _size_of_key):
+                with part_of_batch(deleted):
+                    deleted += await self._collection.delete_many(held({"$in": batch}))
         return deleted
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
@@ -229,33 +235,60 @@ class MongoStorage(Storage):
     def _to_stored(self, document: str) -> Any:
         return encodable(document) if self._text else to_bson(document)
 
-    async def _write_batch(self, writes: Sequence[Write]) -> list[WriteResult]:
-        """Apply writes for different keys."""
-        batch: list[tuple[str, Command]] = []
-        versions: list[Version | None] = []
-        for write in writes:
-            if write.value is None:
-                batch.append((write.key, commands.delete(write.key, write.match)))
-                versions.append(None)
-            else:
-                stored = self._to_stored(write.value)
-                batch.append((write.key, commands.write(write.key, stored, write.ttl, write.match)))
-                versions.append(to_version(stored))
-        results = await self._collection.apply_all(batch)
-        outcomes: list[WriteResult] = []
-        for (key, command), version, result in zip(batch, versions, results, strict=True):
+    def _change(self, positioned: tuple[int, Write]) -> _Change:
+        position, write = positioned
+        if write.value is None:
+            return _Change(position, write.key, commands.delete(write.key, write.match), None)
+        stored = self._to_stored(write.value)
+        command = commands.write(write.key, stored, write.ttl, write.match)
+        return _Change(position, write.key, command, to_version(stored))
+
+    async def _apply(self, batch: Sequence[_Change]) -> dict[int, WriteResult]:
+        """Apply changes under different keys, and return what came of each, by its position."""
+        results = await self._collection.apply_all([(change.key, change.command) for change in batch])
+        outcomes: dict[int, WriteResult] = {}
+        for (position, key, command, version), result in zip(batch, results, strict=True):
             if isinstance(result, StorageError):
-                outcomes.append(result)
+                outcomes[position] = result
             elif not command.holds(result):
-                outcomes.append(self._conflict("write_many", key, command.match))
+                outcomes[position] = self._conflict("write_many", key, command.match)
             else:
-                outcomes.append(_deleted(result) if version is None else version)
+                outcomes[position] = _deleted(result) if version is None else version
         return outcomes
+
+
+class _Change(NamedTuple):
+    """A write of a batch: which it is, its command, and the version that it gives; a delete gives none."""
+
+    position: int
+    key: str
+    command: Command
+    version: Version | None
+
+    def size(self) -> int:
+        """Return about how many bytes travel: a version is as long as its document, and may be sent twice."""
+        match = self.command.match
+        return _size_of_key(self.key) + len(self.version or "") + (2 * len(match) if isinstance(match, str) else 0)
 
 
 def _deleted(result: Result) -> bool:
     return isinstance(result, DeleteResult) and result.deleted_count == 1
 
 
-def _batches(items: Sequence[_T]) -> Iterator[Sequence[_T]]:
-    return (items[start : start + _BATCH] for start in range(0, len(items), _BATCH))
+def _size_of_key(key: str) -> int:
+    return len(key.encode())
+
+
+def _batches(items: Iterable[_T], size_of: Callable[[_T], int]) -> Iterator[list[_T]]:
+    """Split what travels into what one command takes."""
+    batch: list[_T] = []
+    total = 0
+    for item in items:
+        size = size_of(item)
+        if batch and (len(batch) == _BATCH or total + size > _BATCH_BYTES):
+            yield batch
+            batch, total = [], 0
+        batch.append(item)
+        total += size
+    if batch:
+        yield batch

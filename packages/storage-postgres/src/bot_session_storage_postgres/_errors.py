@@ -60,15 +60,11 @@ def mapped(
     """Return the error to raise: its message holds what the server said, but never the row that it was about."""
     if isinstance(error, asyncpg.exceptions.ClientConfigurationError):
         return ConfigurationError("asyncpg does not understand the URL of the database")
-    if isinstance(error, asyncpg.exceptions.DataError):
-        return UnsupportedError("PostgreSQL cannot hold this text", operation=operation, key=key, storage=storage)
     state: str = getattr(error, "sqlstate", None) or ""
     kind = _BY_STATE.get(state) or _BY_STATE.get(state[:2]) or StorageError
     if not isinstance(error, asyncpg.PostgresError):
         kind = UnavailableError
-    message = "no answer in time" if isinstance(error, TimeoutError) else str(error.args[0] if error.args else error)
-    if state in {"26000", "42P05"}:
-        message = f"{_POOLER} ({message})"
+    message = _message(error, state)
     if kind is not UnavailableError:
         return kind(message, operation=operation, key=key, storage=storage)
     unknown = sent and operation in _WRITING and not state.startswith(_ROLLED_BACK)
@@ -76,3 +72,14 @@ def mapped(
     return UnavailableError(
         f"PostgreSQL: {message}", operation=operation, key=key, storage=storage, outcome_unknown=unknown
     )
+
+
+def _message(error: BaseException, state: str) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if state.startswith("22"):
+        return "PostgreSQL cannot hold this text"  # which the server may quote
+    if isinstance(error, OSError):
+        return error.strerror or str(error) or type(error).__name__
+    text = str(error.args[0] if error.args else error)
+    return f"{_POOLER} ({text})" if state in {"26000", "42P05"} else text

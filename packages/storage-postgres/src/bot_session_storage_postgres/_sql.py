@@ -1,13 +1,11 @@
-"""The statements, and the table that they are made for."""
+"""The statements, as they are made for a table."""
 
 from __future__ import annotations
 
 import math
 import secrets
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from bot_session.errors import SchemaError
 from bot_session.storage import ABSENT, ANY, PRESENT, Condition
 
 if TYPE_CHECKING:
@@ -15,40 +13,15 @@ if TYPE_CHECKING:
 
     from bot_session.storage import Match, Write
 
-__all__ = ["INSPECT", "LOCK_SETUP", "Statements", "Table", "joined", "seconds"]
+    from ._table import Table
+
+__all__ = ["Statements", "joined", "seconds"]
 
 Kind: TypeAlias = Literal["upsert", "insert", "update", "swap", "delete", "refuse", "remove", "discard"]
 """A write under ANY, under ABSENT, under PRESENT, and under a version; then the same for a delete."""
 
 SEPARATOR = "\x1e"
 """What stands between texts that travel as one, if none of them has it: JSON has no bare control characters."""
-
-# ---------------------------------------------------------------------- set-up
-
-# CREATE … IF NOT EXISTS fails when several workers run it at once, so they take turns. The lock belongs to the
-# transaction, not to the session: behind PgBouncer the next statement may run in another session.
-LOCK_SETUP = "SELECT pg_advisory_xact_lock(7093844871337145193)"
-
-CREATE_TABLE = (
-    'CREATE TABLE IF NOT EXISTS {table} ({key} varchar COLLATE "C" PRIMARY KEY, {value} text, {expires} timestamptz)'
-)
-CREATE_EXPIRY_INDEX = "CREATE INDEX ON {table} ({expires}) WHERE {expires} IS NOT NULL"
-ADD_EXPIRY = "ALTER TABLE {table} ADD COLUMN {expires} timestamptz"
-ADD_UNIQUE = "CREATE UNIQUE INDEX ON {table} ({key})"
-
-# One row for each column of the table; none if there is no table. `room` is what varchar(n) holds.
-INSPECT = """
-SELECT a.attname AS name, t.typname AS type, a.atttypmod - 4 AS room, n.nspname AS schema,
-       coalesce(o.collisdeterministic, true) AS exact,
-       EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid AND i.indimmediate
-               AND i.indpred IS NULL AND i.indnkeyatts = 1 AND i.indkey[0] = a.attnum) AS alone_unique
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-     JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-     JOIN pg_type t ON t.oid = a.atttypid
-     LEFT JOIN pg_collation o ON o.oid = a.attcollation
-WHERE c.oid = to_regclass($1)"""
-
-# ---------------------------------------------------------------------- statements
 
 # Where a writing statement takes its operation from: its own parameters.
 ONE_OPERATION = "(SELECT $1::text AS key, $2::text AS value, $3::float8 AS ttl, $4::text AS version) AS op"
@@ -114,111 +87,6 @@ TOUCH = "UPDATE {table} AS t SET {expires} = {deadline} WHERE t.{key} = $1 AND {
 PURGE = """
 WITH dead AS (SELECT t.{key} FROM {table} AS t WHERE {expired} LIMIT $1 FOR UPDATE SKIP LOCKED)
 DELETE FROM {table} AS t USING dead WHERE t.{key} = dead.{key} RETURNING true"""
-
-
-def quoted(name: str) -> str:
-    """Return an identifier as SQL takes it, whatever is in it."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-@dataclass(frozen=True)
-class Table:
-    """
-    Which table, and what is known of it.
-
-    Attributes:
-        name: Its name.
-        schema: The schema it is in; None until it was looked up, if none was asked for.
-        key: The column of the keys.
-        value: The column of the documents.
-        expires: The column of the expiry times.
-        type: The type of the documents' column.
-        key_room: How many characters a key may have; None if there is no such limit.
-        value_room: How many characters a document may have; None if there is no such limit.
-        has_expiry: Whether there is a column for expiry times.
-    """
-
-    name: str
-    schema: str | None
-    key: str
-    value: str
-    expires: str
-    type: str = "text"
-    key_room: int | None = None
-    value_room: int | None = None
-    has_expiry: bool = True
-
-    def __str__(self) -> str:
-        return ".".join(quoted(part) for part in (self.schema, self.name) if part is not None)
-
-    def ddl(self) -> list[str]:
-        """Return the statements that create it."""
-        return [self.sql(CREATE_TABLE), self.sql(CREATE_EXPIRY_INDEX)]
-
-    def inspected(self, rows: Sequence[Any]) -> Table:
-        """
-        Return what `INSPECT` found.
-
-        Raises:
-            SchemaError: Sessions cannot be kept in this table.
-        """
-        columns = {row["name"]: row for row in rows}
-        for name in (self.key, self.value):
-            if name not in columns:
-                raise SchemaError(f"the table {self} has no column {quoted(name)}")
-        key, value, expires = columns[self.key], columns[self.value], columns.get(self.expires)
-        if key["type"] not in {"varchar", "text"} or not key["exact"]:
-            raise SchemaError(f"{quoted(self.key)} must be varchar or text, so that different keys stay different")
-        if value["type"] not in {"varchar", "text", "json", "jsonb"}:
-            raise SchemaError(f"{quoted(self.value)} must be text, varchar, json or jsonb, not {value['type']}")
-        if expires is not None and expires["type"] != "timestamptz":
-            raise SchemaError(f"{quoted(self.expires)} must be timestamptz, not {expires['type']}")
-        found = replace(
-            self,
-            schema=key["schema"],
-            type=value["type"],
-            key_room=_room(key),
-            value_room=_room(value),
-            has_expiry=expires is not None,
-        )
-        if not key["alone_unique"]:
-            raise SchemaError(f"a key could be there twice; run: {found.sql(ADD_UNIQUE)}")
-        return found
-
-    def sql(self, template: str, **more: str) -> str:
-        """Fill a statement in."""
-        key, value, expires = quoted(self.key), quoted(self.value), quoted(self.expires)
-        columns = [key, value, expires] if self.has_expiry else [key, value]
-        # SQL's NULL is what other programs may have stored for JSON's.
-        text = f"coalesce(t.{value}::text, 'null')"
-        cast = f"::{self.type}" if self.type in {"json", "jsonb"} else ""
-        row = ["op.key", f"op.value{cast}", "statement_timestamp() + make_interval(secs => op.ttl)"]
-        dead = f"t.{expires} <= statement_timestamp()"
-        return template.format(
-            **more,
-            table=self,
-            key=key,
-            value=value,
-            expires=expires,
-            columns=", ".join(columns),
-            row=", ".join(row[: len(columns)]),
-            assignments=", ".join(f"{column} = {new}" for column, new in zip(columns[1:], row[1:], strict=False)),
-            changes=", ".join(f"{column} = EXCLUDED.{column}" for column in columns[1:]),
-            text=text,
-            # jsonb spells documents its own way.
-            version=text if self.type == "jsonb" else "NULL::text",
-            unchanged=f"{text} = op.version{cast and cast + '::text'}",
-            left=f"extract(epoch FROM nullif(t.{expires}, 'infinity') - statement_timestamp())::float8"
-            if self.has_expiry
-            else "NULL::float8",
-            live=f"({dead}) IS NOT TRUE" if self.has_expiry else "true",
-            expired=dead if self.has_expiry else "false",
-            deadline="statement_timestamp() + make_interval(secs => $2::float8)",
-        )
-
-
-def _room(column: Any) -> int | None:
-    return column["room"] if column["type"] == "varchar" and column["room"] > 0 else None
 
 
 class Statements:

@@ -19,7 +19,8 @@ from bot_session.storage import (
 )
 
 from ._client import Client
-from ._sql import ADD_EXPIRY, INSPECT, LOCK_SETUP, Statements, Table, joined, seconds
+from ._sql import Statements, joined, seconds
+from ._table import ADD_EXPIRY, INSPECT, LOCK_SETUP, Table
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -44,9 +45,10 @@ class PostgresStorage(Storage):
         schema: The schema of the table. By default the server looks it up in its search path.
         key_column: The column of the keys.
         value_column: The column of the documents: text, varchar, json or jsonb.
-        expires_column: The column of the expiry times. A table without it works until a TTL is asked for.
+        expires_column: The column of the expiry times, timestamptz. A table without it works until a TTL is asked for.
         create: Whether to create the table if it is missing.
-        timeout: Seconds after which an operation is given up, with the wait for a connection.
+        timeout: Seconds within which an operation ends, with the wait for a connection: what has no answer after four
+            fifths of them is called off in the rest.
         pool_size: How many connections to open at most; for a URL.
         statement_cache: Whether to keep prepared statements, which a pooler such as PgBouncer does not allow. By
             default they are kept unless there is a pooler; for a URL.
@@ -178,15 +180,9 @@ class PostgresStorage(Storage):
                 for position, write in operations:
                     results[position] = self._result("write_many", write, found.get(write.key))
 
-        async def run_all(connection: Any) -> None:
-            if len(rounds) == 1:  # one statement is a transaction of its own
-                await run(connection)
-            else:
-                async with connection.transaction():
-                    await run(connection)
-
         if rounds:
-            await self._client.run("write_many", None, run_all)
+            # One statement is a transaction of its own.
+            await self._client.run("write_many", None, run, atomic=len(rounds) > 1)
         return [results[position] for position in range(len(writes))]
 
     async def purge(self) -> int:
@@ -211,6 +207,9 @@ class PostgresStorage(Storage):
             return self._conflict(operation, write.key, write.match)
         if write.value is None:
             return row is not None and bool(row[1])
+        if row is None:
+            problem = "PostgreSQL stored nothing and raised no error: a trigger on the table drops the row"
+            return SchemaError(problem, operation=operation, key=write.key, storage=self)
         return Version(write.value if row[2] is None else row[2])
 
     # ------------------------------------------------------------------ life
@@ -236,7 +235,7 @@ class PostgresStorage(Storage):
                 raise SchemaError(
                     f"there is no table {self._table}; run:\n{self.ddl()}", operation="open", storage=self
                 )
-            found = await self._client.run("open", None, self._create_table)
+            found = await self._client.run("open", None, self._create_table, atomic=True)
         return found
 
     async def _inspect(self, connection: Any) -> Table | None:
@@ -244,15 +243,14 @@ class PostgresStorage(Storage):
         return self._table.inspected(rows) if rows else None
 
     async def _create_table(self, connection: Any) -> Table:
-        async with connection.transaction():
-            await connection.fetch(LOCK_SETUP)
-            found = await self._inspect(connection)
-            if found is None:
-                for statement in self._table.ddl():
-                    await connection.execute(statement)
-                rows = await connection.fetch(INSPECT, str(self._table))
-                found = self._table.inspected(rows)
-            return found
+        await connection.fetch(LOCK_SETUP)
+        found = await self._inspect(connection)
+        if found is None:
+            for statement in self._table.ddl():
+                await connection.execute(statement)
+            rows = await connection.fetch(INSPECT, str(self._table))
+            found = self._table.inspected(rows)
+        return found
 
     def ddl(self) -> str:
         return "".join(f"{statement};\n" for statement in self._table.ddl())

@@ -55,6 +55,7 @@ def connect(
     try:
         if scheme.endswith("+cluster"):
             cluster = RedisCluster.from_url(driver_url, socket_timeout=timeout, **options)
+            _encode_something(cluster)
             return cluster, lambda: _close_cluster(cluster)
         options["socket_timeout"] = None  # `Single` has its own
         # A server that cannot be reached is an answer too, and the caller knows best whether to wait.
@@ -68,13 +69,19 @@ def connect(
         # redis-py finds a wrong option only when it makes a connection, which does not connect yet.
         pool: Any = client.connection_pool
         pool.make_connection()
+        _encode_something(client)
     except ConfigurationError:
         raise
     except TypeError as error:
         raise ConfigurationError(f"redis-py does not know an option of the URL: {error}") from None
-    except (ValueError, RedisError, RedisClusterException) as error:
+    except (ValueError, LookupError, RedisError, RedisClusterException) as error:
         raise ConfigurationError(f"redis-py does not take the URL: {type(error).__name__}") from None
     return client, close
+
+
+def _encode_something(client: Any) -> None:
+    """Find out whether there is such an encoding, before it is used for the name of a user."""
+    client.get_encoder().encode("")
 
 
 async def _close_cluster(cluster: RedisCluster) -> None:

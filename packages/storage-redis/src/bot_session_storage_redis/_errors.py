@@ -22,7 +22,8 @@ from redis.exceptions import (
     TryAgainError,
 )
 
-from ._links import NotSentError
+from ._gate import NotSentError
+from ._listing import LostCursorError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,14 +55,20 @@ _CODES: Final[dict[type[Exception], str]] = {
 }
 """Answers that redis-py has a class for: it takes the code out of their text."""
 
+_QUOTES: Final = (", with args", " : <")
+"""What follows in the text of an error quotes: a refused command with the document, the sentinels with their password."""
+
 
 @contextlib.contextmanager
 def mapped(operation: str, key: str | None, storage: object, *, writes: bool) -> Iterator[None]:
     """Raise redis-py's errors as ours; ``writes`` says whether a broken connection leaves the outcome unknown."""
     try:
         yield
+    except LostCursorError as error:
+        raise UnavailableError(str(error), operation=operation, key=key, storage=storage) from error
     except (RedisError, RedisClusterException, NotSentError, OSError) as error:
         cause = (error.__cause__ or error) if isinstance(error, NotSentError) else error
+        _without_quotes(cause)
         about: dict[str, Any] = {"operation": operation, "key": key, "storage": storage}
         raise _translated(cause, about, unknown=writes and cause is error and not _went_nowhere(error)) from cause
 
@@ -85,6 +92,14 @@ def _translated(error: BaseException, about: dict[str, Any], *, unknown: bool) -
 def _went_nowhere(error: BaseException) -> bool:
     """Return whether no node of a cluster took the command: none has the slot, or each said that it is elsewhere."""
     return isinstance(error, RedisClusterException) or type(error) is ClusterError
+
+
+def _without_quotes(error: BaseException) -> None:
+    """Cut an error's own text: as the cause it ends in logs beside ours."""
+    told = str(error)
+    short = min((told.partition(quotes)[0] for quotes in _QUOTES), key=len)
+    if len(short) < len(told):
+        error.args = (short,)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,20 +9,32 @@ connections (`Single`) or to a named node (`Cluster`), where redis-py repeats no
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Protocol
+import re
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from redis.asyncio import BlockingConnectionPool
 from redis.exceptions import RedisClusterException, RedisError
 
+from ._gate import Gate, NotSentError, to_its_end
+from ._listing import LostCursorError
+
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
     from redis.asyncio import Redis, RedisCluster
 
-__all__ = ["Cluster", "Link", "NotSentError", "Single"]
+    from ._clients import Closing
+    from ._listing import Cursor
 
+__all__ = ["Cluster", "Link", "Single", "shut"]
 
-class NotSentError(Exception):
-    """No connection was to be had, for the reason in ``__cause__``: the command certainly did not arrive."""
+_PROCESS: Final = (b"INFO", b"server")
+"""Asks for the process that answers (redis.io/docs/latest/commands/info)."""
+
+_RUN_ID: Final = re.compile(rb"^run_id:(\w+)", re.MULTILINE)
+
+_LOOK_AGAIN: Final = 0.001
+"""Seconds until a pool that has no connection left is asked again."""
 
 
 class Link(Protocol):
@@ -42,12 +54,12 @@ class Link(Protocol):
         """Return the servers that have keys, for `scan`."""
         ...
 
-    async def scan(self, master: Any, *arguments: bytes) -> tuple[int, list[bytes]]:
-        """Return the next cursor of SCAN and a page of keys."""
+    async def scan(self, master: Any, cursor: Cursor, *arguments: bytes) -> tuple[Cursor, list[bytes]]:
+        """Return the next cursor of SCAN and a page of keys; raise `LostCursorError` rather than pass over some."""
         ...
 
     async def close(self) -> None:
-        """Wait for the commands that are under way, each of which ends in time. The client is closed by who made it."""
+        """Wait for what is under way, all of which ends in time. The client is closed by who made it."""
         ...
 
     def together(self, keys: Iterable[bytes]) -> list[list[int]]:
@@ -63,61 +75,14 @@ def _packed(command: Sequence[bytes]) -> bytes:
     return (b"*%d\r\n" + b"$%d\r\n%b\r\n" * len(command)) % (len(command), *lengths_and_arguments)
 
 
-async def _to_its_end(work: Coroutine[Any, Any, Any]) -> Any:
-    """
-    Wait for ``work`` even if we are cancelled meanwhile, and only then be cancelled.
-
-    For a cluster client that learns its nodes: other tasks wait for the same, and need not begin anew.
-    """
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        if not task.cancelled():
-            task.exception()  # seen: nobody is left to hear of it
-        raise
-
-
-class _Gate:
-    """
-    Lets in so many at a time, in order; the others wait, but not for ever.
-
-    redis-py's pools raise when more connections are wanted than they may make, and a bot wants hundreds at a time.
-    """
-
-    def __init__(self, limit: int, timeout: float) -> None:
-        self._limit = limit
-        self._slots = asyncio.Semaphore(limit)
-        self._timeout = timeout
-
-    async def __aenter__(self) -> None:
-        if not self._slots.locked():
-            await self._slots.acquire()  # without waiting
-            return
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._slots.acquire()
-        except TimeoutError as error:
-            raise NotSentError from error
-
-    async def __aexit__(self, *_: object) -> None:
-        self._slots.release()
-
-    async def close(self) -> None:
-        """Wait until those who are in, and those who wait to be let in, are out: their connections can be closed."""
-        for _ in range(self._limit):
-            await self._slots.acquire()
-        self._slots = asyncio.Semaphore(self._limit)  # it may be opened again in another loop
-
-
 class Single:
     """One server, or the one that Sentinel names."""
 
     def __init__(self, client: Redis, limit: int, timeout: float) -> None:
         self._pool: Any = client.connection_pool
+        self._blocking = isinstance(client.connection_pool, BlockingConnectionPool)
         self._timeout = timeout
-        self._gate = _Gate(min(limit, self._pool.max_connections), timeout)
+        self._gate = Gate(min(limit, self._pool.max_connections), timeout)
         self.name = _address(self._pool.connection_kwargs)
 
     async def open(self) -> None:
@@ -134,9 +99,11 @@ class Single:
     async def masters(self) -> Sequence[Any]:
         return (None,)
 
-    async def scan(self, master: Any, *arguments: bytes) -> tuple[int, list[bytes]]:  # noqa: ARG002
-        [(cursor, page)] = await self._send(_packed((b"SCAN", *arguments)))
-        return int(cursor), page
+    async def scan(self, master: Any, cursor: Cursor, *arguments: bytes) -> tuple[Cursor, list[bytes]]:  # noqa: ARG002
+        scan = (b"SCAN", b"%d" % cursor.position, *arguments)
+        (position, page), info = await self.send_together(scan, _PROCESS)  # one connection: one process answers both
+        told = _RUN_ID.search(info)
+        return cursor.moved(int(position), told[1].decode() if told else ""), page
 
     async def _send(self, request: bytes, count: int = 1) -> list[Any]:
         async with self._gate:
@@ -145,7 +112,10 @@ class Single:
                 # When cancelled here or by the timer, redis-py closes the connection: no answer is left to be mistaken.
                 # One timer for all costs less than the two tasks or timers of the connection's own timeout.
                 async with asyncio.timeout(self._timeout):
-                    connection = self._pool.get_available_connection()
+                    if self._pool.can_get_connection():
+                        connection = self._pool.get_available_connection()
+                    else:
+                        connection = await self._given_back()
                     await self._pool.ensure_connection(connection)
                     sent = True
                     await connection.send_packed_command(request)
@@ -157,6 +127,14 @@ class Single:
             finally:
                 if connection is not None:
                     await self._pool.release(connection)
+
+    async def _given_back(self) -> Any:
+        """Wait for a connection from those who use the pool besides us."""
+        if self._blocking:
+            return await self._pool.get_connection()
+        while not self._pool.can_get_connection():  # noqa: ASYNC110 - such a pool tells nobody
+            await asyncio.sleep(_LOOK_AGAIN)
+        return self._pool.get_available_connection()
 
     async def close(self) -> None:
         await self._gate.close()
@@ -172,13 +150,13 @@ class Cluster:
         # Else redis-py closes all connections at every fifth MOVED, under those who use them.
         client.reinitialize_steps = 0
         self._client = client
-        self._gate = _Gate(min(limit, client.connection_kwargs.get("max_connections", limit)), timeout)
+        self._gate = Gate(min(limit, client.connection_kwargs.get("max_connections", limit)), timeout)
         self.name = "cluster"
 
     async def open(self) -> None:
         """Ask the cluster for its nodes if the client does not know them, or has reason to doubt them."""
         try:
-            await _to_its_end(self._client.initialize())
+            await to_its_end(self._client.initialize())
         except (RedisError, RedisClusterException, OSError) as error:
             raise NotSentError from error
 
@@ -191,12 +169,22 @@ class Cluster:
     async def masters(self) -> Sequence[Any]:
         async with self._gate:
             await self.open()
-            return self._client.get_primaries()
+            return [node.name for node in self._client.get_primaries()]
 
-    async def scan(self, master: Any, *arguments: bytes) -> tuple[int, list[bytes]]:
+    async def scan(self, master: Any, cursor: Cursor, *arguments: bytes) -> tuple[Cursor, list[bytes]]:
         async with self._gate:
-            cursors, page = await self._execute(master, b"SCAN", *arguments)
-        return next(iter(cursors.values())), page
+            await self.open()
+            node = self._client.get_node(node_name=master)  # another object each time that redis-py learns its nodes
+            if node is None:
+                raise LostCursorError("a node has left the cluster: the listing has to begin anew")
+            # No process comes back: one that was there before the first page and after the last gave all in between.
+            cursor = cursor if cursor.process else cursor.moved(0, await self._process(node))
+            positions, page = await self._execute(node, b"SCAN", b"%d" % cursor.position, *arguments)
+            position = next(iter(positions.values()))
+            return cursor.moved(position, cursor.process if position else await self._process(node)), page
+
+    async def _process(self, node: Any) -> str:
+        return str((await self._execute(node, *_PROCESS)).get("run_id", ""))
 
     async def _execute(self, node: Any, name: bytes, *arguments: bytes) -> Any:
         try:
@@ -214,6 +202,19 @@ class Cluster:
         for position, key in enumerate(keys):
             slots.setdefault(self._client.keyslot(key), []).append(position)
         return list(slots.values())
+
+
+async def shut(link: Link, close_client: Closing | None) -> None:
+    """Close a link when nothing is under way any more, and then its client if that is ours; also if cancelled."""
+
+    async def close() -> None:  # a task, which comes after those that a batch in several calls has just made
+        try:
+            await link.close()
+        finally:
+            if close_client is not None:
+                await close_client()
+
+    await to_its_end(close())
 
 
 async def _answers(connection: Any, count: int) -> list[Any]:

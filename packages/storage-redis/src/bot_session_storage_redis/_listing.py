@@ -3,18 +3,49 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-__all__ = ["Seen", "key_of", "pattern"]
+__all__ = ["Cursor", "LostCursorError", "Seen", "key_of", "pattern"]
 
 REMEMBERED: Final = 50_000
 """Keys that `Seen` remembers at least: a few megabytes."""
 
 _SPECIAL: Final = re.compile(rb"([\\*?\[\]])")
 """What means more than itself in a pattern of SCAN."""
+
+
+class LostCursorError(Exception):
+    """The server process that gave the cursor is gone."""
+
+
+class Cursor(NamedTuple):
+    """
+    Where SCAN is in a server, and in which process of it.
+
+    A cursor is a place among hashes, and every process has hashes of its own: the next one, after a restart or a
+    failover, takes the cursor and passes over keys without a word.
+
+    Attributes:
+        position: What SCAN is told; 0 at the beginning and at the end.
+        process: The ``run_id`` of the process; empty at the beginning, and if the server tells none.
+    """
+
+    position: int = 0
+    process: str = ""
+
+    def moved(self, position: int, process: str) -> Cursor:
+        """
+        Return the next one, given by this process.
+
+        Raises:
+            LostCursorError: It is another process than before.
+        """
+        if process != self.process and self.process:
+            raise LostCursorError("Redis was restarted, or another server took over: the listing has to begin anew")
+        return Cursor(position, process)
 
 
 def pattern(prefix: str) -> bytes:

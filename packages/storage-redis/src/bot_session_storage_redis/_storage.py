@@ -13,8 +13,8 @@ from redis.exceptions import NoScriptError
 
 from ._clients import Client, Closing, connect
 from ._errors import mapped
-from ._links import Cluster, Link, Single
-from ._listing import Seen, key_of, pattern
+from ._links import Cluster, Link, Single, shut
+from ._listing import Cursor, Seen, key_of, pattern
 from ._plain import Plain
 from ._scripts import READ, TOUCH, WRITE, WRITE_THEN_READ, Script, arguments_of, life
 
@@ -182,21 +182,21 @@ class RedisStorage(Storage):
         if self._state != "open":
             await self._ready("read_all_keys")
         self._validate_listing("read_all_keys", prefix, batch_size)
-        seen, sought = Seen(), pattern(prefix)
+        seen = Seen()
+        narrowed = (b"MATCH", pattern(prefix), b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
         with mapped("read_all_keys", None, self, writes=False):
             masters = await self._link.masters()
         for master in masters:
-            cursor = 0
+            cursor = Cursor()
             while True:
                 if self._state != "open":
                     await self._ready("read_all_keys")
                 with mapped("read_all_keys", None, self, writes=False):
-                    scan = (b"%d" % cursor, b"MATCH", sought, b"COUNT", b"%d" % batch_size, b"TYPE", b"string")
-                    cursor, page = await self._link.scan(master, *scan)
+                    cursor, page = await self._link.scan(master, cursor, *narrowed)
                 for raw in seen.fresh(page):
                     if (key := key_of(raw)) is not None:
                         yield key
-                if cursor == 0:
+                if cursor.position == 0:
                     break
 
     async def _open(self) -> None:
@@ -208,9 +208,7 @@ class RedisStorage(Storage):
             raise
 
     async def _close(self) -> None:
-        await self._link.close()
-        if self._close_client is not None:
-            await self._close_client()
+        await shut(self._link, self._close_client)
 
     async def _change(self, operation: str, write: Write) -> Version | bool:
         """Run one write or delete."""
@@ -246,7 +244,8 @@ class RedisStorage(Storage):
             calls += [run(group[start : start + _BATCH]) for start in range(0, len(group), _BATCH)]
         # Not a TaskGroup: an error must not cancel the other calls midway, when nobody knows what they did.
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        with part_of_batch(script.writes and None in outcomes):
+        in_doubt = (outcome is None or getattr(outcome, "outcome_unknown", False) for outcome in outcomes)
+        with part_of_batch(script.writes and any(in_doubt)):
             for failure in filter(None, outcomes):
                 raise failure
         return answers

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 import msgspec
-from bot_session.errors import SchemaError, StorageError, UnavailableError, UnsupportedError, ValueTooLargeError
+from bot_session.errors import (
+    ConfigurationError,
+    SchemaError,
+    StorageError,
+    UnavailableError,
+    UnsupportedError,
+    ValueTooLargeError,
+)
 from postgrest.exceptions import APIError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["mapped"]
+__all__ = ["HIDDEN", "mapped"]
+
+HIDDEN: Final = "***"
+"""What stands for a secret."""
 
 # Codes begin with: a class of SQLSTATE, a group of PostgREST's own codes, or HTTP and a status if there was no code.
 _SCHEMA: Final = ("23", "28", "3F", "42", "PGRST1", "PGRST2", "PGRST3", "HTTP401", "HTTP403", "HTTP404")
@@ -48,21 +58,41 @@ _NOT_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout,
 
 
 @contextlib.contextmanager
-def mapped(*, writing: bool, **about: Any) -> Iterator[None]:
-    """Raise whatever goes wrong with a call as an error of ours."""
+def mapped(*, writing: bool, secret: str, **about: Any) -> Iterator[None]:
+    """Raise whatever goes wrong with a call as an error of ours, in which ``secret`` is hidden."""
     try:
         yield
-    except APIError as error:
-        raise _refused(error, writing=writing, **about) from error
-    except (httpx.HTTPError, OSError) as error:
+    except httpx.InvalidURL as error:
+        # Not its cause: httpx may quote a piece of a password.
+        raise ConfigurationError(f"no project has such an address: {type(error).__name__}") from None
+    except (APIError, httpx.HTTPError, OSError, msgspec.ValidationError, RuntimeError) as error:
+        raised = _translated(error, writing=writing, **about)
+        if not any(secret in f"{each} {each!r}" for each in _chain(error)):
+            raise raised from error
+        # Not its cause, whose text would stand in every traceback.
+        raised.args = (raised.args[0].replace(secret, HIDDEN),)
+        raise raised from None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and those behind it, all of which a traceback shows."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _translated(error: Exception, *, writing: bool, **about: Any) -> StorageError:
+    """Return our error for one of the client's."""
+    if isinstance(error, APIError):
+        return _refused(error, writing=writing, **about)
+    if isinstance(error, (httpx.HTTPError, OSError)):
         unknown = writing and not isinstance(error, _NOT_SENT)
         reason = f"Supabase did not answer: {str(error) or type(error).__name__}"
-        raise UnavailableError(reason, outcome_unknown=unknown, **about) from error
-    except msgspec.ValidationError as error:
+        return UnavailableError(reason, outcome_unknown=unknown, **about)
+    if isinstance(error, msgspec.ValidationError):
         # Somebody on the way, such as a captive portal, answers in Supabase's place.
-        raise UnavailableError("the answer is not one of Supabase's", outcome_unknown=writing, **about) from error
-    except RuntimeError as error:  # httpx on a client that was closed
-        raise StorageError(f"the client cannot be used: {error}", **about) from error
+        return UnavailableError("the answer is not one of Supabase's", outcome_unknown=writing, **about)
+    return StorageError(f"the client cannot be used: {error}", **about)  # httpx on a client that was closed
 
 
 def _refused(error: APIError, *, writing: bool, **about: Any) -> StorageError:

@@ -33,6 +33,7 @@ GRANT SELECT, INSERT, UPDATE, DELETE ON {table} TO service_role;
 
 # Row-level security does not refuse to read: it hides rows, and a hidden session looks like a missing one. So whoever
 # is subject to it must have policies that hide nothing for each of the commands: r(ead), a(ppend), w(rite), d(elete).
+# A permissive policy without an expression lets nothing through; without WITH CHECK, USING stands for it.
 _GUARD: Final = """
 CREATE OR REPLACE FUNCTION {guard}() RETURNS void LANGUAGE plpgsql STABLE SET search_path = '' AS $$
 BEGIN
@@ -42,9 +43,9 @@ BEGIN
             AS v_command
         WHERE polrelid = {table_literal}::regclass
             AND (SELECT bool_or(CASE r WHEN 0 THEN true ELSE pg_has_role(r, 'USAGE') END) FROM unnest(polroles) AS r)
-            AND (NOT polpermissive OR 'true' = ALL (array[
-                coalesce(pg_get_expr(polqual, polrelid), 'true'),
-                coalesce(pg_get_expr(polwithcheck, polrelid), 'true')]))
+            AND (NOT polpermissive
+                 OR (polcmd = 'a' OR pg_get_expr(polqual, polrelid) = 'true')
+                 AND coalesce(pg_get_expr(polwithcheck, polrelid), pg_get_expr(polqual, polrelid)) = 'true')
     ) THEN
         RAISE insufficient_privilege USING
             MESSAGE = format('row-level security hides sessions from the role %s', current_user),

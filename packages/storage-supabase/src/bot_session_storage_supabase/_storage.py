@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 from bot_session.errors import ClosedError, ConfigurationError, StorageError, UnavailableError
-from bot_session.redaction import redact_url
+from bot_session.redaction import hide_secrets, redact_url
 from bot_session.storage import ANY, Capabilities, Match, Record, Storage, Version, Write, part_of_batch
-from supabase import AsyncClient, AsyncClientOptions
+from bot_session.under_way import UnderWay
+from supabase import AsyncClient, AsyncClientOptions, AsyncSupabaseException
 
-from ._errors import mapped
+from ._errors import HIDDEN, mapped
 from ._schema import function_name, render
 from ._wire import AT_ONCE, Answer, Conflict, Row, chunks, item_of, record_of
 
@@ -77,10 +78,14 @@ class SupabaseStorage(Storage):
             if not project.startswith(("https://", "http://")):
                 raise ConfigurationError(f"the project's address begins with https://, unlike {redact_url(project)!r}")
             schema = schema or "public"
+            key = (key or "").strip()  # A file or a variable with a secret often ends in a newline.
         elif key is not None or schema is not None:
             raise ConfigurationError("a client brings its own key and schema: set them where it is made")
         else:
             schema = str(project.options.schema)
+            key = project.supabase_key
+        if not (key.isascii() and key.isprintable() and key == key.strip()):
+            raise ConfigurationError("no key has other characters than printable ASCII, or spaces around it")
         self._project = project
         self._key = key
         self._schema = schema
@@ -88,8 +93,7 @@ class SupabaseStorage(Storage):
         self._timeout = timeout
         self._longest = 2 * timeout if isinstance(project, str) else None
         self._http: httpx.AsyncClient | None = None
-        self._under_way = 0
-        self._all_done: asyncio.Future[None] | None = None
+        self._under_way = UnderWay()
         self._client = project if isinstance(project, AsyncClient) else None
         self._ddl = render(schema, table, key_column, value_column, expires_column)
 
@@ -101,9 +105,13 @@ class SupabaseStorage(Storage):
         The key may be left out if it is in the environment as ``SUPABASE_KEY``. ``tls=false`` speaks plain HTTP, as
         Supabase on one's own machine does: ``supabase://127.0.0.1:54321?tls=false``.
         """
-        address = urlsplit(url)
+        problem = f"write supabase://<project>.supabase.co?key=<service key>, not {redact_url(url)}"
+        try:
+            address = urlsplit(url)
+        except ValueError:  # It may quote a password.
+            raise ConfigurationError(problem) from None
         if not address.hostname or address.query or "@" in address.netloc:
-            raise ConfigurationError(f"write supabase://<project>.supabase.co?key=<service key>, not {redact_url(url)}")
+            raise ConfigurationError(problem)
         project = f"{'https' if tls else 'http'}://{address.netloc}{address.path}"
         return cls(project, key=key or os.environ.get("SUPABASE_KEY"), **options)
 
@@ -111,27 +119,37 @@ class SupabaseStorage(Storage):
         return self._ddl
 
     async def _open(self) -> None:
-        if isinstance(self._project, str):
-            if not self._key:
-                raise ConfigurationError("Supabase needs a key: the service key of the project's settings")
-            # Not HTTP/2: its header compression logs headers, and with them the key, at level DEBUG.
-            with mapped(writing=False, operation="open", storage=self):  # It reads certificates.
-                self._http = httpx.AsyncClient(timeout=self._timeout)
-            options = AsyncClientOptions(schema=self._schema, httpx_client=self._http, auto_refresh_token=False)
-            self._client = AsyncClient(self._project, self._key, options)
+        await self._under_way.closed()
         try:
+            if isinstance(self._project, str):
+                self._connect(self._project)
             await self._rows("open", [])
         except BaseException:
             await self._close()
             raise
 
+    def _connect(self, project: str) -> None:
+        if not self._key:
+            raise ConfigurationError("Supabase needs a key: the service key of the project's settings")
+        # Not HTTP/2: its header compression logs headers, and with them the key, at level DEBUG.
+        with mapped(writing=False, secret=self._key, operation="open", storage=self):  # It reads certificates.
+            self._http = httpx.AsyncClient(timeout=self._timeout)
+        options = AsyncClientOptions(schema=self._schema, httpx_client=self._http, auto_refresh_token=False)
+        try:
+            self._client = AsyncClient(project, self._key, options)
+        except (AsyncSupabaseException, ValueError) as error:
+            reason = hide_secrets(str(error), project).replace(self._key, HIDDEN)
+            # Not its cause: it may quote what is hidden here.
+            raise ConfigurationError(f"no project has the address {redact_url(project)}: {reason}") from None
+
     async def _close(self) -> None:
+        # httpx forgets a connection that is being made while it closes. Every request ends in time.
         if self._http is not None:
-            http, self._http, self._client = self._http, None, None
-            # httpx forgets a connection that is being made while it closes. Every request ends in time.
-            if self._under_way:
-                self._all_done = asyncio.get_running_loop().create_future()
-                await self._all_done
+            await self._under_way.close(self._close_client)
+
+    async def _close_client(self) -> None:
+        http, self._http, self._client = self._http, None, None
+        if http is not None:
             await http.aclose()
 
     # ------------------------------------------------------------------ reading
@@ -148,8 +166,9 @@ class SupabaseStorage(Storage):
             await self._ready("read_many")
         self._validate_keys("read_many", keys)
         found: dict[str, Record] = {}
-        for chunk in chunks(dict.fromkeys(keys), len):
-            found.update((row[0], record_of(row)) for row in await self._rows("read_many", chunk))
+        with self._under_way:
+            for chunk in chunks(dict.fromkeys(keys), len):
+                found.update((row[0], record_of(row)) for row in await self._rows("read_many", chunk))
         return found
 
     async def read_all_keys(self, prefix: str = "", *, batch_size: int = 500) -> AsyncIterator[str]:
@@ -203,9 +222,10 @@ class SupabaseStorage(Storage):
             await self._ready("write_many")
         self._validate_writes("write_many", writes)
         results: list[WriteResult] = []
-        for chunk in chunks(writes, lambda write: len(write.key) + len(write.value or "")):
-            with part_of_batch(results):
-                results += await self._write_chunk(chunk)
+        with self._under_way:
+            for chunk in chunks(writes, lambda write: len(write.key) + len(write.value or "")):
+                with part_of_batch(results):
+                    results += await self._write_chunk(chunk)
         return results
 
     async def write_then_read(self, rounds: Sequence[Sequence[Write]], keys: Sequence[str] = ()) -> WrittenAndRead:
@@ -216,8 +236,9 @@ class SupabaseStorage(Storage):
         if self._state != "open":
             await self._ready("purge")
         purged = 0
-        while count := await self._call("purge", {"size": _PURGED_AT_ONCE}, int, "purge", writing=True):
-            purged += count
+        with self._under_way:
+            while count := await self._call("purge", {"size": _PURGED_AT_ONCE}, int, "purge", writing=True):
+                purged += count
         return purged
 
     async def _write_chunk(self, writes: Sequence[Write]) -> list[WriteResult]:
@@ -244,6 +265,9 @@ class SupabaseStorage(Storage):
     async def _write(self, operation: str, writes: Sequence[Write], key: str | None = None) -> list[WriteResult]:
         items = [item_of(write) for write in writes]
         answers = await self._call("write", items, list[Version | bool | Conflict], operation, key, writing=True)
+        if len(answers) != len(writes):
+            problem = "the answer is not one of Supabase's"
+            raise UnavailableError(problem, operation=operation, key=key, storage=self, outcome_unknown=True)
         return [
             self._conflict(operation, write.key, write.match, answer.actual) if isinstance(answer, Conflict) else answer
             for write, answer in zip(writes, answers, strict=True)
@@ -263,18 +287,11 @@ class SupabaseStorage(Storage):
         client = self._client
         if client is None:  # closed between two requests of one call
             raise ClosedError("the storage was closed meanwhile", operation=operation, key=key, storage=self)
-        self._under_way += 1
-        try:
-            with mapped(writing=writing, operation=operation, key=key, storage=self):
-                async with asyncio.timeout(self._longest):  # To httpx, an answer that drips is never late.
-                    request = client.rpc(function_name(self._table, function), {"p_argument": argument})
-                    response = await request.execute()
-                return msgspec.convert(response.data, Answer[answer_type]).answer  # type: ignore[valid-type]
-        finally:
-            self._under_way -= 1
-            if self._all_done is not None and not self._under_way:
-                self._all_done.set_result(None)
-                self._all_done = None
+        with self._under_way, mapped(writing=writing, secret=self._key, operation=operation, key=key, storage=self):
+            async with asyncio.timeout(self._longest):  # To httpx, an answer that drips is never late.
+                request = client.rpc(function_name(self._table, function), {"p_argument": argument})
+                response = await request.execute()
+            return msgspec.convert(response.data, Answer[answer_type]).answer  # type: ignore[valid-type]
 
     def __repr__(self) -> str:
         address = self._project if isinstance(self._project, str) else str(self._project.supabase_url)

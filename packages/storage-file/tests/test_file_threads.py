@@ -1,0 +1,259 @@
+"""What goes on in threads while callers give up, storages close, processes fork, and others keep locks."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from bot_session import UnavailableError, Write
+
+from bot_session_storage_file import FileStorage
+from bot_session_storage_file._paths import lock_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+STUCK, FREE = "42", "17"  # which have locks of their own
+PATIENCE = 20.0
+
+
+class Disk:
+    """Files get their names when `goes_on` is set."""
+
+    def __init__(self) -> None:
+        self.reached, self.goes_on = threading.Event(), threading.Event()
+        self._replace = os.replace
+
+    def replace(self, source: str, target: str) -> None:
+        self.reached.set()
+        assert self.goes_on.wait(PATIENCE)
+        self._replace(source, target)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "sessions"
+
+
+@pytest.fixture
+def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
+    disk = Disk()
+    monkeypatch.setattr(os, "replace", disk.replace)
+    yield disk
+    disk.goes_on.set()
+
+
+async def begun(disk: Disk, storage: FileStorage) -> asyncio.Task[object]:
+    """Return a write that is under way in a thread."""
+    task: asyncio.Task[object] = asyncio.create_task(storage.write("42", '"new"'))
+    assert await asyncio.to_thread(disk.reached.wait, PATIENCE)
+    return task
+
+
+def keep_lock(root: Path) -> int:
+    """Take the lock of `STUCK` as another process would; closing it lets go."""
+    (root / ".locks").mkdir(exist_ok=True)
+    handle = os.open(root / ".locks" / str(lock_of(STUCK)), os.O_RDWR | os.O_CREAT)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    return handle
+
+
+# ---------------------------------------------------------------------- callers that give up
+
+
+async def test_whoever_gives_up_a_write_that_has_begun_goes_on_when_it_has_ended(root: Path, disk: Disk) -> None:
+    async with FileStorage(root) as storage:
+        task = await begun(disk, storage)
+        for _ in range(2):
+            task.cancel()
+            done, _ = await asyncio.wait([task], timeout=0.05)
+            assert not done
+        disk.goes_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+        assert (root / "42/42.json").exists()
+
+
+async def test_a_hung_disk_holds_whoever_gives_up_no_longer_than_the_timeout(root: Path, disk: Disk) -> None:
+    async with FileStorage(root, timeout=0.1) as storage:
+        task = await begun(disk, storage)
+        task.cancel()
+        done, _ = await asyncio.wait([task], timeout=PATIENCE)
+
+        assert done
+        assert task.cancelled()
+        assert not disk.goes_on.is_set()
+        disk.goes_on.set()
+
+
+async def test_a_write_that_is_given_up_before_it_has_begun_never_happens(root: Path, disk: Disk) -> None:
+    async with FileStorage(root, timeout=60.0) as storage:
+        first = await begun(disk, storage)
+        others = [asyncio.create_task(storage.write(f"{i}42", '"new"')) for i in range(20)]
+        await asyncio.sleep(0)
+        for task in others:
+            task.cancel()
+        disk.goes_on.set()
+        results = await asyncio.gather(*others, return_exceptions=True)
+        await first
+
+    assert all(isinstance(result, asyncio.CancelledError) for result in results)
+    assert ["42.json"] == [path.name for path in (root / "42").iterdir()]
+
+
+# ---------------------------------------------------------------------- closing and opening
+
+
+async def test_it_can_be_opened_again_while_it_is_closing(root: Path, disk: Disk) -> None:
+    storage = FileStorage(root)
+    await storage.open()
+    write = await begun(disk, storage)
+    closing, opening = asyncio.create_task(storage.close()), asyncio.create_task(storage.open())
+    await asyncio.sleep(0.05)
+    disk.goes_on.set()
+    await asyncio.gather(write, closing, opening)
+
+    assert ["1"] * 4 == await storage.write_many([Write(str(i), "1") for i in range(4)])
+    await storage.close()
+
+
+FORKED = """
+    import asyncio, os, sys
+    from bot_session import ClosedError, Write
+    from bot_session_storage_file import FileStorage
+
+    storage = FileStorage(sys.argv[1])
+    writes = [Write(str(i), "1") for i in range(60)]
+
+    async def child():
+        for call in (storage.read("1"), storage.write_many(writes)):
+            try:
+                print("returned", await call)
+            except ClosedError as error:
+                print(error.operation, "forked" in str(error))
+        await storage.close()
+        await storage.open()
+        print(await storage.write_many(writes) == ["1"] * 60)
+
+    asyncio.run(storage.write_many(writes))
+    storage._folder._locks._threads[3].acquire()  # as if a thread were at work
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(asyncio.wait_for(child(), 10))
+        sys.stdout.flush()
+        os._exit(0)
+    os.waitpid(pid, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_is_told_to_open_it_again_and_can(root: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(FORKED), str(root)]
+    out = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+    assert ["read True", "write_many True", "True"] == out.splitlines()
+
+
+# ---------------------------------------------------------------------- locks that others keep
+
+
+async def test_a_lock_that_another_process_keeps_delays_no_other_key(root: Path) -> None:
+    async with FileStorage(root, timeout=60.0) as storage:
+        handle = keep_lock(root)
+        stuck = [asyncio.create_task(storage.write(f"{i}{STUCK}", "1")) for i in range(64)]
+        await asyncio.wait(stuck, timeout=0.1)
+        async with asyncio.timeout(PATIENCE):
+            await storage.write(FREE, "1")
+            await storage.read(STUCK)
+            assert ["1"] == await storage.write_many([Write(FREE, "1")])
+        assert not any(task.done() for task in stuck)
+        os.close(handle)
+
+        assert ["1"] * 64 == await asyncio.gather(*stuck)
+
+
+async def test_the_time_for_a_lock_counts_from_the_call_however_many_wait_for_it(root: Path) -> None:
+    async with FileStorage(root, timeout=0.5) as storage:
+        handle = keep_lock(root)
+        started = time.monotonic()
+        results = await asyncio.gather(*(storage.write(f"{i}{STUCK}", "1") for i in range(64)), return_exceptions=True)
+        passed = time.monotonic() - started
+        os.close(handle)
+
+    assert all(isinstance(result, UnavailableError) for result in results)
+    assert passed < 3 * 0.5
+
+
+async def test_in_a_batch_only_those_fail_whose_lock_another_process_keeps(root: Path) -> None:
+    keys = [STUCK, *(str(i) for i in range(10, 42)), f"1{STUCK}"]
+    async with FileStorage(root, timeout=0.1) as storage:
+        handle = keep_lock(root)
+        results = await storage.write_many([Write(key, "1") for key in keys])
+        os.close(handle)
+        found = await storage.read_many(keys)
+
+    for key, result in zip(keys, results, strict=True):
+        if lock_of(STUCK) != lock_of(key[-2:]):
+            assert "1" == result
+            continue
+        assert isinstance(result, UnavailableError)
+        assert ("write_many", key, False) == (result.operation, result.key, result.outcome_unknown)
+        assert f"/.locks/{lock_of(STUCK)} was not free" in str(result)
+        assert key not in found
+
+
+async def test_a_lock_that_was_waited_for_in_vain_is_not_waited_for_again_until_it_was_free(root: Path) -> None:
+    async with FileStorage(root, timeout=0.5) as storage:
+        handle = keep_lock(root)
+        with pytest.raises(UnavailableError, match="lock"):
+            await storage.write(STUCK, "1")
+        started = time.monotonic()
+        for _ in range(5):
+            with pytest.raises(UnavailableError, match="lock"):
+                await storage.write(STUCK, "1")
+        passed = time.monotonic() - started
+        os.close(handle)
+        await storage.write(STUCK, "1")
+        handle = keep_lock(root)
+        write = asyncio.create_task(storage.write(STUCK, "2"))
+        await asyncio.wait([write], timeout=0.05)
+        os.close(handle)
+
+        assert "2" == await write
+    assert passed < 5 * 0.5
+
+
+async def test_listing_and_purging_go_on_when_a_lock_becomes_free(root: Path) -> None:
+    keys = [str(i) for i in range(10, 60)]
+    clock = [1_700_000_000.0]
+    async with FileStorage(root, timeout=60.0, clock=lambda: clock[0]) as storage:
+        await storage.write_many([Write(key, "1", ttl=60 if key < "30" else None) for key in keys])
+
+        async def keys_of() -> list[str]:
+            return sorted([key async for key in storage.read_all_keys(batch_size=7)])
+
+        handle = keep_lock(root)
+        listing = asyncio.create_task(keys_of())
+        await asyncio.wait([listing], timeout=0.05)
+        assert not listing.done()
+        os.close(handle)
+        assert keys == await listing
+
+        clock[0] += 60
+        handle = keep_lock(root)
+        purging = asyncio.create_task(storage.purge())
+        await asyncio.wait([purging], timeout=0.05)
+        assert not purging.done()
+        os.close(handle)
+        assert 20 == await purging
+        assert keys[20:] == await keys_of()
