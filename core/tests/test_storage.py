@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 from bot_session import ClosedError, InvalidKeyError, MemoryStorage, UnavailableError, ValueTooLargeError, Write
-from bot_session.storage import distinct_rounds
+from bot_session.storage import distinct_rounds, portions
 
 
 class Down(MemoryStorage):
@@ -194,3 +194,17 @@ def test_rounds_hold_each_key_once_and_keep_the_order_of_its_writes(keys, rounds
     writes = [Write(key, str(position)) for position, key in enumerate(keys)]
 
     assert [[(position, writes[position]) for position in part] for part in rounds] == [*distinct_rounds(writes)]
+
+
+@pytest.mark.parametrize(
+    ("items", "portioned"),
+    [
+        ([], []),
+        (["a"], [["a"]]),
+        (["a", "b", "c", "d"], [["a", "b", "c"], ["d"]]),
+        (["aaa", "bb", "c"], [["aaa", "bb"], ["c"]]),
+        (["a", "bbbbbbb", "c"], [["a"], ["bbbbbbb"], ["c"]]),
+    ],
+)
+def test_portions_are_as_long_as_they_may_be_and_a_long_item_travels_alone(items, portioned):
+    assert portioned == [*portions(iter(items), len, most=3, longest=5)]

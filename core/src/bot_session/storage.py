@@ -21,14 +21,14 @@ import enum
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NewType, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, NewType, TypeAlias, TypeVar, cast
 
 import msgspec
 
 from .errors import ClosedError, ConflictError, InvalidKeyError, StorageError, UnavailableError, ValueTooLargeError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+    from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -50,7 +50,10 @@ __all__ = [
     "distinct_rounds",
     "holds",
     "part_of_batch",
+    "portions",
 ]
+
+T = TypeVar("T")
 
 Version = NewType("Version", str)
 """
@@ -712,3 +715,26 @@ def distinct_rounds(writes: Sequence[Write]) -> Iterator[list[tuple[int, Write]]
             rounds.append([])
         rounds[turn].append((position, write))
     return iter(rounds)
+
+
+def portions(items: Iterable[T], size_of: Callable[[T], int], *, most: int, longest: int) -> Iterator[list[T]]:
+    """
+    Split a batch into portions, in order: for backends that take only so much at a time.
+
+    Args:
+        items: What is to travel.
+        size_of: How long one of them is.
+        most: How many of them a portion has at most.
+        longest: How long a portion is at most, unless one of them alone is longer.
+    """
+    portion: list[T] = []
+    length = 0
+    for item in items:
+        size = size_of(item)
+        if portion and (len(portion) == most or length + size > longest):
+            yield portion
+            portion, length = [], 0
+        portion.append(item)
+        length += size
+    if portion:
+        yield portion

@@ -17,6 +17,7 @@ from bot_session.storage import (
     WriteResult,
     distinct_rounds,
     part_of_batch,
+    portions,
 )
 from bson.datetime_ms import DatetimeMS
 from pymongo.results import DeleteResult
@@ -280,15 +281,4 @@ def _size_of_key(key: str) -> int:
 
 
 def _batches(items: Iterable[_T], size_of: Callable[[_T], int]) -> Iterator[list[_T]]:
-    """Split what travels into what one command takes."""
-    batch: list[_T] = []
-    total = 0
-    for item in items:
-        size = size_of(item)
-        if batch and (len(batch) == _BATCH or total + size > _BATCH_BYTES):
-            yield batch
-            batch, total = [], 0
-        batch.append(item)
-        total += size
-    if batch:
-        yield batch
+    return portions(items, size_of, most=_BATCH, longest=_BATCH_BYTES)

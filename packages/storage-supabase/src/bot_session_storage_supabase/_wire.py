@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias, TypeVar
 
 import msgspec
-from bot_session.storage import Condition, Record, Version, Write
+from bot_session.storage import Condition, Record, Version, Write, portions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -50,14 +50,4 @@ def record_of(row: Row) -> Record:
 
 def chunks(items: Iterable[T], size_of: Callable[[T], int]) -> Iterator[list[T]]:
     """Split what travels in the body of a request into pieces of a moderate size."""
-    chunk: list[T] = []
-    total = 0
-    for item in items:
-        size = size_of(item)
-        if chunk and (len(chunk) == AT_ONCE or total + size > _BODY_BYTES):
-            yield chunk
-            chunk, total = [], 0
-        chunk.append(item)
-        total += size
-    if chunk:
-        yield chunk
+    return portions(items, size_of, most=AT_ONCE, longest=_BODY_BYTES)
