@@ -5,7 +5,8 @@ Data is whatever JSON can carry by itself, or anything that has a type to come b
 `msgspec.Struct`, attrs classes, pydantic models and what is nested in them, with `datetime`, `UUID`, `Decimal`,
 ``bytes``, ``set``, enums and the other types that msgspec knows.
 
-The promise: what is read back equals what was written, or `EncodeError` is raised and nothing is written.
+The promise: what is read back equals what was written, or `EncodeError` is raised and nothing is written. What pydantic
+models keep in private attributes is no data: it is not written.
 """
 
 from __future__ import annotations
@@ -323,7 +324,9 @@ def _difference(mine: Any, back: Any, path: str = "data", *, exact: bool) -> str
     found = (_difference(a, b, place, exact=exact) for (a, place), (b, _) in parts)
     if difference := next(filter(None, found), None):
         return difference
-    if mine == back or isinstance(mine, (dict, list, tuple)) or (_fields(type(mine)) and _has_identity(mine)):
+    if mine == back or isinstance(mine, (dict, list, tuple)) or _is_pydantic(type(mine)):
+        return None
+    if _fields(type(mine)) and _has_identity(mine):
         return None
     return f"{path} is a {_name(type(mine))} whose value would change"
 

@@ -120,7 +120,8 @@ class SessionsOptions(TypedDict, Generic[T], total=False):
             that meets another process's is a conflict. ``"shared"``: one at a time in all processes, by a lease in the
             storage, taken with the read and given back with the write where the backend can do both in one round trip;
             for handlers that do more than change their session.
-        lock_timeout: Seconds to wait at most for other updates of the same session; None is for ever. Default: 300.
+        lock_timeout: Seconds to wait at most for other updates of the same session in this process, and then, with
+            ``lock="shared"``, in others; None is for ever. Default: 300.
         lease_ttl: With ``lock="shared"``: seconds that a session stays locked if its process is killed. Default: 10.
         codec: In place of one made from the type.
         seal: How documents are compressed and encrypted: see `Seal`. Default: not at all.
