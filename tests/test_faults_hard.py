@@ -513,14 +513,18 @@ async def cluster(redis_cluster):
 
 async def test_a_slot_that_moves_to_another_node_under_load_loses_nothing(cluster):
     url, slot, here, there = cluster
+    sought = {"errorstat_ASK", "errorstat_MOVED", "errorstat_TRYAGAIN"}
     async with open_storage(url) as storage, Load(storage) as load:
-        for source, target in ((here, there), (there, here)):
-            await load.more()
-            await move_slot(slot, source, target, lambda: load.more(4))
+        for _ in range(5):  # Whether a batch meets a slot that is there in part is a matter of luck.
+            for source, target in ((here, there), (there, here)):
+                await load.more()
+                await move_slot(slot, source, target, lambda: load.more(4))
+            met = (await here.info("errorstats")).keys()
+            if sought <= met:
+                break
         await load.more()
-    met = (await here.info("errorstats")).keys()
 
-    assert {"errorstat_ASK", "errorstat_MOVED", "errorstat_TRYAGAIN"} <= met
+    assert sought <= met
     assert not any(error.outcome_unknown for error in load.failures if isinstance(error, UnavailableError))
 
 

@@ -18,6 +18,12 @@ from bot_session import (
 )
 
 
+async def turns(count=10):
+    """Give other tasks some turns of the loop."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
 class Counted(StorageWrapper):
     """Counts calls, and lets a test hold them up."""
 
@@ -267,7 +273,7 @@ class TestEachCallerAlone:
         storage = BatchedStorage(counted)
         counted.gate.clear()
         under_way = [asyncio.create_task(storage.write(key, "1")) for key in "ab"]
-        await asyncio.sleep(0.01)
+        await turns()
         gathering = asyncio.create_task(storage.write("c", "1"))
         counted.gate.set()
         asyncio.get_running_loop().call_soon(gathering.cancel)
@@ -275,7 +281,7 @@ class TestEachCallerAlone:
             await gathering
 
         assert ["1"] * 2 == await asyncio.gather(*under_way)
-        await asyncio.sleep(0.01)
+        await turns()
         assert 0 == len(storage._writing)
 
 
@@ -301,12 +307,12 @@ class TestOrder:
         storage = BatchedStorage(counted)
         counted.gate.clear()
         given_up, company = (asyncio.create_task(change(storage, key)) for key in "ab")
-        await asyncio.sleep(0.01)
+        await turns()
         under_way = list(counted.calls)
         given_up.cancel()
         following = asyncio.create_task(storage.write("a", "2"))
         read = asyncio.create_task(storage.read("a"))
-        await asyncio.sleep(0.01)
+        await turns()
 
         assert given_up.cancelled()
         assert under_way == counted.calls
@@ -323,10 +329,10 @@ class TestOrder:
         counted.gate.clear()
         writers = [asyncio.create_task(storage.write(str(i), "1")) for i in range(5)]
         _, left, waiting, _, outside = writers
-        await asyncio.sleep(0.01)
+        await turns()
         for writer in (left, waiting, outside):
             writer.cancel()
-        await asyncio.sleep(0.01)
+        await turns()
         counted.gate.set()
         await asyncio.gather(*writers, return_exceptions=True)
         async with asyncio.timeout(5):

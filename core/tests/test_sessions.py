@@ -43,6 +43,7 @@ class Shared(MemoryStorage):
         self._entries = entries
         self.gate = asyncio.Event()
         self.gate.set()
+        self.reached = asyncio.Event()
         self.after_writes = []
         self.fails_once = None
 
@@ -69,6 +70,7 @@ class Shared(MemoryStorage):
 
     async def write(self, key, value, **options):
         self._fail("write")
+        self.reached.set()
         await self.gate.wait()
         version = await super().write(key, value, **options)
         if self.after_writes:
@@ -1024,11 +1026,12 @@ class TestWithoutAHandler:
         sessions = Sessions(storage, initial=Pizza)
         storage.gate.clear()
         given_up, company = (asyncio.create_task(sessions.update(key, lambda _: Pizza(1))) for key in "ab")
-        await asyncio.sleep(0.01)
+        await storage.reached.wait()
         given_up.cancel()
-        await asyncio.sleep(0.01)
+        await asyncio.wait([given_up])
         deleting = asyncio.create_task(sessions.delete("a"))
-        await asyncio.sleep(0.01)
+        for _ in range(20):
+            await asyncio.sleep(0)
         storage.gate.set()
 
         assert await deleting
