@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import gc
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -257,3 +259,128 @@ async def test_listing_and_purging_go_on_when_a_lock_becomes_free(root: Path) ->
         os.close(handle)
         assert 20 == await purging
         assert keys[20:] == await keys_of()
+
+
+# ---------------------------------------------------------------------- how many threads, and for how long
+
+
+class Crew:
+    """The threads that do what storages are asked for, but for those that were there before."""
+
+    def __init__(self) -> None:
+        self._before: set[threading.Thread] = set()
+        self._before.update(self.threads())
+
+    def threads(self) -> list[threading.Thread]:
+        named = [thread for thread in threading.enumerate() if re.fullmatch(r"bot-session-file-\d+", thread.name)]
+        return [thread for thread in named if thread not in self._before]
+
+
+@pytest.fixture
+def crew() -> Crew:
+    return Crew()
+
+
+async def test_one_call_after_the_other_takes_one_thread_and_many_at_once_take_eight(
+    root: Path, disk: Disk, crew: Crew
+) -> None:
+    disk.goes_on.set()
+    async with FileStorage(root) as storage:
+        for i in range(20):
+            await storage.write(str(i), "1")
+        one = len(crew.threads())
+        disk.goes_on.clear()
+        writes = [asyncio.create_task(storage.write(f"{i}{i:02}", "1")) for i in range(20)]
+        await asyncio.sleep(0.05)
+        many = len(crew.threads())
+        disk.goes_on.set()
+        await asyncio.gather(*writes)
+        again = await storage.read_many([f"{i}{i:02}" for i in range(20)])
+
+    assert (1, 8, 20) == (one, many, len(again))
+    assert [] == crew.threads()
+
+
+async def test_a_storage_that_nobody_has_closed_takes_its_threads_along(root: Path, crew: Crew) -> None:
+    storage = FileStorage(root)
+    await storage.open()
+    await storage.write("42", "1")
+    (thread,) = crew.threads()
+    del storage
+    gc.collect()
+    await asyncio.to_thread(thread.join, PATIENCE)
+
+    assert not thread.is_alive()
+
+
+def test_a_thread_whose_event_loop_is_gone_serves_the_next_one(root: Path, disk: Disk, crew: Crew) -> None:
+    storage = FileStorage(root, timeout=0.05)
+
+    async def give_up() -> None:
+        task = await begun(disk, storage)
+        task.cancel()
+        await asyncio.wait([task])
+
+    async def go_on() -> None:
+        disk.goes_on.set()
+        async with asyncio.timeout(PATIENCE):
+            assert ["1"] * 30 == await asyncio.gather(*(storage.write(str(i), "1") for i in range(30)))
+        await storage.close()
+
+    asyncio.run(give_up())
+    (thread,) = crew.threads()
+    disk.goes_on.set()
+    while not (root / "42/42.json").exists():
+        time.sleep(0.001)
+    thread.join(0.05)  # It has nobody to tell.
+    assert thread.is_alive()
+    asyncio.run(go_on())
+
+
+async def test_without_a_thread_to_be_had_a_call_says_so_and_with_one_goes_on(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with FileStorage(root) as storage:
+        await storage.write("42", "1")
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            found = await asyncio.gather(*(storage.read("42") for _ in range(30)))
+            storage_without = FileStorage(root)
+            with pytest.raises(UnavailableError, match="no thread can be started: can't start new thread"):
+                await storage_without.open()
+
+    assert ["1"] * 30 == [record and record.value for record in found]
+
+
+HUNG = """
+    import asyncio, os, sys, threading
+    from bot_session_storage_file import FileStorage
+
+    reached = threading.Event()
+
+    def replace(source, target):
+        reached.set()
+        threading.Event().wait()
+
+    async def main():
+        storage = FileStorage(sys.argv[1], timeout=0.05)
+        await storage.open()
+        write = asyncio.create_task(storage.write("42", "1"))
+        await asyncio.to_thread(reached.wait)
+        write.cancel()
+        await asyncio.wait([write])
+        print("given up", write.cancelled())
+
+    os.replace = replace
+    asyncio.run(main())
+"""
+
+
+def test_a_program_ends_though_a_disk_hangs(root: Path) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(HUNG), str(root)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+
+    assert ("given up True\n", "", 0) == (done.stdout, done.stderr, done.returncode)

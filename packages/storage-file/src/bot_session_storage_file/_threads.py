@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+import weakref
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -28,6 +33,8 @@ class Threads:
     """
     The threads of a storage, from when it is opened to when it is closed.
 
+    They are not a `ThreadPoolExecutor`, whose way there and back takes longer than reading a file.
+
     Args:
         patience: Seconds to wait for a thread whose caller was cancelled.
 
@@ -38,8 +45,11 @@ class Threads:
     def __init__(self, patience: float) -> None:
         self._patience = patience
         self._process = os.getpid()
-        self._pool = ThreadPoolExecutor(_THREADS, "bot-session-file")
+        self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
+        self._idle: deque[None] = deque()  # One for each thread that has nothing to do, or a few more if all are there.
+        self._threads: list[threading.Thread] = []
         self.helpers = ThreadPoolExecutor(HELPERS, "bot-session-file-sync")
+        weakref.finalize(self, _dismiss, self._jobs, self._threads).atexit = False
 
     @property
     def are_here(self) -> bool:
@@ -48,12 +58,17 @@ class Threads:
 
     async def run(self, trip: Trip, work: Callable[[], _T]) -> _T:
         """Do work in a thread. Whoever is cancelled meanwhile goes on when it is over, or will never begin."""
-        job = self._pool.submit(work)
         try:
-            return await asyncio.wrap_future(job)
+            self._idle.pop()
+        except IndexError:
+            self._hire()
+        job = _Job(work)
+        self._jobs.put(job)
+        try:
+            return await job.result
         except asyncio.CancelledError:
             trip.abandoned = True
-            if not job.cancel():
+            if not job.claim():
                 await self._end_of(job)
             raise
 
@@ -61,27 +76,102 @@ class Threads:
         """End the threads; with ``wait``, once what is being done in them is finished."""
         if not self.are_here:
             return
-        for pool in (self._pool, self.helpers):
-            if wait:
-                await asyncio.to_thread(pool.shutdown)
-            else:
-                pool.shutdown(wait=False)
+        _dismiss(self._jobs, self._threads)
+        if wait:
+            for thread in self._threads:
+                await asyncio.to_thread(thread.join)
+            await asyncio.to_thread(self.helpers.shutdown)
+        else:
+            self.helpers.shutdown(wait=False)
 
-    async def _end_of(self, job: Future[Any]) -> None:
+    def _hire(self) -> None:
+        if len(self._threads) >= _THREADS:
+            return
+        # A program that ends without closing should end, and not wait for a disk that hangs.
+        thread = threading.Thread(
+            target=_serve, args=(self._jobs, self._idle), name=f"bot-session-file-{len(self._threads)}", daemon=True
+        )
+        try:
+            thread.start()
+        except RuntimeError as error:
+            if not self._threads:
+                raise OSError(errno.EAGAIN, f"no thread can be started: {error}") from error
+        else:
+            self._threads.append(thread)
+
+    async def _end_of(self, job: _Job[Any]) -> None:
         """
         Wait until a thread is done with what it has begun: else it might write after whoever comes next has read.
 
         A hung disk holds nobody for longer than ``patience``.
         """
-        ended = asyncio.wrap_future(job)
-        ended.add_done_callback(_acknowledge)
         until = time.monotonic() + self._patience
-        while not ended.done() and (left := until - time.monotonic()) > 0:
+        while not job.is_over and (left := until - time.monotonic()) > 0:
+            job.result = asyncio.get_running_loop().create_future()
             with suppress(asyncio.CancelledError):  # That is what follows anyway.
-                await asyncio.wait((ended,), timeout=left)
+                await asyncio.wait((job.result,), timeout=left)
 
 
-def _acknowledge(ended: asyncio.Future[Any]) -> None:
-    """Take note of an error that nobody is left to be told, or the loop reports it as forgotten."""
-    if not ended.cancelled():
-        ended.exception()
+class _Job(Generic[_T]):
+    """
+    Work on its way through a thread.
+
+    Args:
+        work: What to do.
+
+    Attributes:
+        result: What comes of it, for who waits in the event loop.
+        is_over: Whether it came back; not if it has not, nor if nobody waits for it.
+    """
+
+    __slots__ = ("_claimed", "_error", "_loop", "_outcome", "_work", "is_over", "result")
+
+    def __init__(self, work: Callable[[], _T]) -> None:
+        self._work = work
+        self._loop = asyncio.get_running_loop()
+        self._claimed = threading.Lock()
+        self._outcome: Any = None
+        self._error: BaseException | None = None
+        self.result: asyncio.Future[_T] = self._loop.create_future()
+        self.is_over = False
+
+    def claim(self) -> bool:
+        """Say whether it may be done, or called off: to the first that asks."""
+        return self._claimed.acquire(blocking=False)
+
+    def do(self) -> None:
+        """Do it, in a thread, unless it was called off."""
+        if self.claim():
+            try:
+                self._outcome = self._work()
+            except BaseException as error:  # noqa: BLE001 - whatever it is, it belongs to whoever asked
+                self._error = error
+
+    def report(self) -> None:
+        """Tell the event loop that it is over."""
+        with suppress(RuntimeError):  # It was closed: nobody waits.
+            self._loop.call_soon_threadsafe(self._end)
+
+    def _end(self) -> None:
+        self.is_over = True
+        if self.result.done():
+            return
+        if self._error is None:
+            self.result.set_result(self._outcome)
+        else:
+            self.result.set_exception(self._error)
+
+
+def _serve(jobs: SimpleQueue[_Job[Any] | None], idle: deque[None]) -> None:
+    """Do one job after the other."""
+    while (job := jobs.get()) is not None:
+        job.do()
+        idle.append(None)  # Before that: whoever hears that it is over may have more to do.
+        job.report()
+        del job  # And what it holds: the next one may be long in coming.
+
+
+def _dismiss(jobs: SimpleQueue[_Job[Any] | None], threads: list[threading.Thread]) -> None:
+    """Let threads end when they have done what they were given."""
+    for _ in threads:
+        jobs.put(None)
