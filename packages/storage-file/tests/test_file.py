@@ -25,7 +25,9 @@ from bot_session import (
     ConflictError,
     InvalidKeyError,
     SchemaError,
+    StorageError,
     UnavailableError,
+    Version,
     Write,
 )
 
@@ -431,7 +433,7 @@ async def test_create_false_wants_the_folder(root: Path) -> None:
 # ---------------------------------------------------------------------- durability
 
 
-@pytest.mark.parametrize("count", [1, 5])
+@pytest.mark.parametrize("count", [1, 5, 100])
 async def test_what_the_disk_did_not_take_is_an_error_and_leaves_the_old_file(
     storage: FileStorage, root: Path, monkeypatch: pytest.MonkeyPatch, count: int
 ) -> None:
@@ -448,6 +450,78 @@ async def test_what_the_disk_did_not_take_is_an_error_and_leaves_the_old_file(
 
     assert not caught.value.outcome_unknown
     assert files(root) == {f"42/{key}.json": '"old"' for key in keys}, "nothing half done stays either"
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+async def test_a_disk_that_is_full_before_the_last_file_of_a_batch_takes_none_of_it(
+    storage: FileStorage, root: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    keys = [f"{i}42" for i in range(count)]
+    real_write = os.write
+
+    def write(handle: int, data: bytes) -> int:
+        if bytes(data) == b'"last"':
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real_write(handle, data)
+
+    with monkeypatch.context() as full:
+        full.setattr(os, "write", write)
+        with pytest.raises(UnavailableError, match="No space left") as caught:
+            await storage.write_many([*(Write(key, '"new"') for key in keys[1:]), Write(keys[0], '"last"')])
+
+    assert (False, keys[0]) == (caught.value.outcome_unknown, caught.value.key)
+    assert {} == files(root)
+
+
+@pytest.mark.parametrize(("count", "unknown"), [(1, False), (5, True), (100, True)])
+async def test_a_file_that_gets_no_name_fails_its_batch_which_may_have_happened(
+    storage: FileStorage, root: Path, monkeypatch: pytest.MonkeyPatch, count: int, unknown: bool
+) -> None:
+    keys = [f"{i}42" for i in range(count)]
+    real_replace = os.replace
+
+    def replace(source: str, target: str) -> None:
+        if target.endswith("/042.json"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), target)
+        real_replace(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", replace)
+        with pytest.raises(UnavailableError, match=r"042\.json") as caught:
+            await storage.write_many([Write(key, '"new"') for key in keys])
+
+    assert (unknown, "042") == (caught.value.outcome_unknown, caught.value.key)
+    assert files(root) == {f"42/{key}.json": '"new"' for key in keys[1:]}
+
+
+async def test_a_large_batch_tells_the_results_apart_and_keeps_the_order_of_a_key(
+    storage: FileStorage, root: Path
+) -> None:
+    await storage.write_many([Write(f"{i}7", '"old"') for i in range(400)])
+    (root / "07/07.json").write_text("{")
+    batch = [Write(f"{i}7", None) for i in range(200)]  # all that is in many folders
+    batch += [Write(f"{i}7", '"new"', match=Version('"old"' if i % 2 else '"other"')) for i in range(200, 400)]
+    batch += [Write(f"{i}7", '"again"') for i in range(100)]
+    batch += [Write("x07", '"x"'), Write("07", "1", match=ABSENT)]
+    (root / "97/3997.json").unlink()
+    (root / "97/3997.json").mkdir()
+
+    results = await storage.write_many(batch)
+
+    assert [True] * 200 == results[:200]
+    for i, result in zip(range(200, 400), results[200:400], strict=True):
+        if i == 399:
+            assert isinstance(result, SchemaError)
+        elif i % 2:
+            assert '"new"' == result
+        else:
+            assert isinstance(result, ConflictError)
+        assert not isinstance(result, StorageError) or (f"{i}7", "write_many") == (result.key, result.operation)
+    assert ['"again"'] * 100 + ['"x"'] == results[400:501]
+    assert isinstance(results[501], ConflictError)
+    expected = {f"{i}7": '"again"' for i in range(100)} | {"x07": '"x"'}
+    expected |= {f"{i}7": '"new"' if i % 2 else '"old"' for i in range(200, 399)}
+    assert expected == {Path(path).stem: value for path, value in files(root).items()}
 
 
 async def test_the_document_is_on_the_disk_before_its_name_and_both_before_the_answer(

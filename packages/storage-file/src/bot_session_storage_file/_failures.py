@@ -32,9 +32,9 @@ def translated(storage: Storage, trip: Trip) -> Iterator[None]:
         raise failure from failure.__cause__
 
 
-def translation(error: BrokenFileError | OSError, storage: Storage, trip: Trip) -> StorageError:
-    """Return an error of ours, with its cause, for what went wrong on a trip."""
-    where: dict[str, Any] = {"operation": trip.operation, "key": trip.key, "storage": storage}
+def translation(error: BrokenFileError | OSError, storage: Storage, trip: Trip, key: str | None = None) -> StorageError:
+    """Return an error of ours, with its cause, for what went wrong on a trip, with ``key`` if not with the trip's own."""
+    where: dict[str, Any] = {"operation": trip.operation, "key": key or trip.key, "storage": storage}
     failure: StorageError
     if isinstance(error, BrokenFileError):
         failure = SchemaError(str(error), **where)

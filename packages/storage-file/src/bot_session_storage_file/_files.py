@@ -60,6 +60,7 @@ class NewFile:
         self.path = path
         self._temporary = temporary
         self._failure: OSError | None = None
+        self._is_put = False
         self._handle: int | None = os.open(temporary, _NEW, _PRIVATE)
         try:
             if mode not in (None, _PRIVATE):
@@ -89,12 +90,15 @@ class NewFile:
         try:
             self._close()
             os.replace(self._temporary, self.path)
+            self._is_put = True
         except BaseException:
             self.discard()
             raise
 
     def discard(self) -> None:
-        """Leave nothing of it."""
+        """Leave nothing of it, unless it is in its place."""
+        if self._is_put:
+            return
         with suppress(OSError):  # An error on the way here tells more; what stays is swept one day.
             self._close()
         with suppress(OSError):

@@ -32,6 +32,7 @@ _LOCK_FOLDER: Final = ".locks"
 _TEMPORARY: Final = ".bot-session-"
 _WINDOWS: Final = os.name == "nt"  # where a folder cannot be synced, nor a file replaced while somebody reads it
 
+_A = TypeVar("_A")
 _T = TypeVar("_T")
 
 
@@ -175,7 +176,7 @@ class Folder:
     def sync_files(self, files: Sequence[NewFile]) -> None:
         """Wait until the disk has new files, which are then to be `put`."""
         if self._fsync:
-            self._in_parallel(NewFile.sync, files)
+            self.in_parallel(NewFile.sync, files)
 
     def put(self, trip: Trip, file: NewFile) -> None:
         """Put a new file in its place."""
@@ -196,7 +197,7 @@ class Folder:
         """Wait until the disk has the new names of files: a rename alone may be undone by a power cut."""
         folders, trip.unsynced = list(trip.unsynced), set()
         if self._fsync and not _WINDOWS:
-            self._in_parallel(sync_folder, folders)
+            self.in_parallel(sync_folder, folders)
 
     # ------------------------------------------------------------------ all files
 
@@ -244,18 +245,24 @@ class Folder:
 
     # ------------------------------------------------------------------ steps
 
-    def _in_parallel(self, wait: Callable[[_T], None], items: Sequence[_T]) -> None:
-        """Wait for the disk on behalf of each item; for several in several threads, since it can do several at once."""
+    def in_parallel(self, step: Callable[[_A], _T], items: Sequence[_A], *, worth: int = 1) -> list[_T]:
+        """
+        Do a step with each item, in several threads if there are several: the disk can do several at once.
 
-        def wait_for_all(share: Sequence[_T]) -> None:
-            for item in share:
-                wait(item)
+        Args:
+            step: What to do. If it raises, others may still be at it.
+            items: With what.
+            worth: For how many of them it takes a thread.
 
-        if len(items) < 2:
-            wait_for_all(items)
-        else:
-            shares = [items[start::HELPERS] for start in range(min(HELPERS, len(items)))]
-            list(self._helpers.map(wait_for_all, shares))  # raises what one of them raises
+        Returns:
+            What came of each.
+        """
+        threads = min(HELPERS, len(items) // worth)
+        if threads < 2:
+            return [step(item) for item in items]
+        shares = [items[start::threads] for start in range(threads)]
+        done = [iter(results) for results in self._helpers.map(lambda share: [step(item) for item in share], shares)]
+        return [next(done[position % threads]) for position in range(len(items))]
 
     def _absolute(self, path: str) -> str:
         return self._before + path

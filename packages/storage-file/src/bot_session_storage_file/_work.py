@@ -12,12 +12,12 @@ from bot_session.storage import ANY, Record, Storage, Version, Write, WriteResul
 
 from ._failures import translation
 from ._files import NewFile
-from ._folder import BrokenFileError
+from ._folder import BrokenFileError, Found
 from ._locks import LockedError, until_free
 from ._paths import lock_of, shard_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from ._folder import Folder
     from ._trip import Trip
@@ -29,6 +29,9 @@ _T = TypeVar("_T")
 
 _FILES: Final = 128
 """New files that are open at a time: the disk takes them together, and a process may not have many more than 1,000."""
+
+_WORTH_A_THREAD: Final = 24
+"""New files of a batch that are worth another thread to make them: most of it is the disk's work, on any core."""
 
 
 class Work:
@@ -107,50 +110,74 @@ class Work:
 
     def _apply_together(self, trip: Trip, operations: Sequence[tuple[int, Write]]) -> dict[int, WriteResult]:
         """Write all new files before the first is waited for: the disk does together what it would do one by one."""
+        writes, several = dict(operations), len(operations) > 1
         results: dict[int, WriteResult] = {}
         files: dict[int, NewFile] = {}
-        with self._folder.together if len(operations) > 1 else nullcontext():
+        gone: dict[int, Found] = {}
+        with self._folder.together if several else nullcontext():
             try:
-                for position, write in operations:
-                    begun = self._attempt(self._begin, trip, write, len(operations) > 1)
-                    if isinstance(begun, NewFile):
-                        files[position] = begun
+                begun = self._each(self._begin, trip, {position: (write, several) for position, write in operations})
+                for position, outcome in begun.items():
+                    if isinstance(outcome, NewFile):
+                        files[position] = outcome
+                    elif isinstance(outcome, Found):
+                        gone[position] = outcome
                     else:
-                        results[position] = begun
+                        results[position] = outcome
+                _raise_outage(trip, results)
                 self._folder.sync_files(list(files.values()))
-                for position, write in operations:
-                    if position in files:
-                        results[position] = self._attempt(self._finish, trip, write, files.pop(position))
+                results |= self._each(self._put, trip, {at: (writes[at], file) for at, file in files.items()})
+                # One by one: a folder is removed with the last of its files.
+                results |= {at: self._attempt(self._remove, trip, writes[at], found) for at, found in gone.items()}
+                _raise_outage(trip, results)
             finally:
                 for file in files.values():
                     file.discard()
         return results
 
+    def _each(
+        self, step: Callable[[Trip, Write, _A], _T], trip: Trip, items: Mapping[int, tuple[Write, _A]]
+    ) -> dict[int, _T | StorageError]:
+        """Do a step with several, some at a time, and return what came of it."""
+
+        def attempt(item: tuple[Write, _A]) -> _T | StorageError:
+            return self._attempt(step, trip, *item)
+
+        outcomes = self._folder.in_parallel(attempt, list(items.values()), worth=_WORTH_A_THREAD)
+        return dict(zip(items, outcomes, strict=True))
+
     def _attempt(self, step: Callable[[Trip, Write, _A], _T], trip: Trip, write: Write, more: _A) -> _T | StorageError:
         """Do a step, and return what is wrong with this file alone: the others are none the worse for it."""
-        trip.key = write.key
         try:
             return step(trip, write, more)
         except (BrokenFileError, OSError) as error:
-            failure = translation(error, self._storage, trip)
-            if isinstance(failure, UnavailableError):
-                raise failure from error
-            return failure
+            return translation(error, self._storage, trip, write.key)
 
-    def _begin(self, trip: Trip, write: Write, several: bool) -> NewFile | WriteResult:
-        """Do one up to a new file that waits to be put in its place, if that is what it takes."""
+    def _begin(self, trip: Trip, write: Write, several: bool) -> NewFile | Found | StorageError:
+        """Write what is new beside its place, or find what is to go."""
         found = self._folder.find(write.key, overwrite=write.match is ANY)
         if not holds(write.match, found.record):
             actual = None if found.record is None else found.record.version
             return self._storage._conflict(trip.operation, write.key, write.match, actual)  # noqa: SLF001
-        if write.value is not None:
-            return self._folder.write(trip, found, write.value, write.ttl, begin_sync=several)
+        if write.value is None:
+            return found
+        return self._folder.write(trip, found, write.value, write.ttl, begin_sync=several)
+
+    def _put(self, trip: Trip, write: Write, file: NewFile) -> Version:
+        self._folder.put(trip, file)
+        return Version(cast("str", write.value))
+
+    def _remove(self, trip: Trip, write: Write, found: Found) -> bool:
         self._folder.remove(trip, write.key)
         return found.record is not None or (found.mode is not None and found.document is None)
 
-    def _finish(self, trip: Trip, write: Write, file: NewFile) -> Version:
-        self._folder.put(trip, file)
-        return Version(cast("str", write.value))
+
+def _raise_outage(trip: Trip, results: Mapping[int, WriteResult]) -> None:
+    """Raise the first error, if there is one, that is not of one file alone."""
+    for result in results.values():
+        if isinstance(result, UnavailableError):
+            result.outcome_unknown = trip.wrote
+            raise result
 
 
 def take(_: Trip, items: Iterator[_T | LockedError], size: int) -> list[_T]:
