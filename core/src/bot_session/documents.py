@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 import msgspec
 
@@ -33,8 +33,11 @@ T = TypeVar("T")
 ATTEMPTS = 50
 """How often a race that was lost is run again before it is an error."""
 
-OWN = 16_384
-"""Of how many texts it is remembered that the codec wrote them, which spares comparing them as data."""
+SLOTS: Final = 2**17
+"""
+Of about as many texts it is remembered that the codec wrote them, which spares comparing them as data: by one byte each,
+where its hash says. To take a text for another's, one in 255 that meet there, costs a write that was not needed, no more.
+"""
 
 
 async def back_off(attempt: int) -> None:
@@ -117,7 +120,7 @@ class Documents(Generic[T]):
         self._on_conflict = on_conflict
         self._seal = seal or Seal()
         self._all_plain = migrations is None and self._seal.inert  # But for those that look as if they were not.
-        self._own: set[int] = set()  # Hashes; one that meets another's costs a write that was not needed, no more.
+        self._own = bytearray(SLOTS)
 
     # ------------------------------------------------------------------ reading
 
@@ -156,12 +159,17 @@ class Documents(Generic[T]):
         except CodecError as error:
             error.key = key
             raise
-        return Loaded(data, document, hash(document) in self._own, record.version, record.ttl, None, True)
+        return Loaded(data, document, self._is_own(document), record.version, record.ttl, None, True)
 
     def _is_plain(self, document: str) -> bool:
         """Whether a document is just the text of the data: not in an envelope, not sealed."""
         # One character is found, or not, in a tenth of the time.
         return self._all_plain and ("_" not in document or MARK not in document) and not document.startswith(SEALED)
+
+    def _is_own(self, document: str) -> bool:
+        """Whether the codec has written this text, as far as it is remembered."""
+        mark = hash(document)
+        return self._own[mark % SLOTS] == mark % 255 + 1  # 0 is nothing
 
     async def _unpack_wrapped(self, key: str, record: Record) -> Loaded[T]:
         loaded: Loaded[T] = Loaded(version=record.version, left=record.ttl)
@@ -184,7 +192,7 @@ class Documents(Generic[T]):
                 return
             document = Codec[Any]().encode(migrated)
         loaded.data, loaded.text, loaded.found = self.codec.decode(document), document, True
-        loaded.canonical = hash(document) in self._own
+        loaded.canonical = self._is_own(document)
 
     def initial(self, context: object) -> Any:
         """Make the data of a new session: perhaps an awaitable of it."""
@@ -224,9 +232,8 @@ class Documents(Generic[T]):
         except CodecError as error:
             error.key = key
             raise
-        if len(self._own) >= OWN:
-            self._own.clear()
-        self._own.add(hash(text))
+        mark = hash(text)
+        self._own[mark % SLOTS] = mark % 255 + 1
 
     def put(
         self, key: str, text: str | None, match: Match, envelope: Decimal | None, lease: Lease | None = None

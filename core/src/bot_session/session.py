@@ -236,7 +236,8 @@ class Session(Generic[T]):
                     except ConflictError as conflict:
                         base = Base(self._base, not self._began)
                         stored, version = await self._sessions.documents.settle(self._place, base, target, conflict)
-                    self._keep(target, stored, version, cleared)
+                    if not self._closed:
+                        self._keep(target, stored, version, cleared)
                 elif self._sessions.renew == "use":
                     await self._renew()
         finally:
@@ -355,13 +356,11 @@ class Session(Generic[T]):
 
     def _keep(self, mine: str | None, target: str | None, version: Version | None, cleared: object) -> None:
         """
-        Go on, if the session does, with what was stored in place of ``mine``: the same, unless there was a conflict.
+        Go on with what was stored in place of ``mine``: the same, unless there was a conflict.
 
         Raises:
             ConflictError: What was changed since does not go together with it. The next save tries again.
         """
-        if self._closed:
-            return
         unchanged = self._cleared is cleared  # If not, it was decided meanwhile to delete what was stored.
         if target != mine and unchanged:
             self._data = self._renewed(mine, target)

@@ -567,10 +567,8 @@ class Storage(ABC):
         """
         limits = self.capabilities
         longest = limits.max_key_bytes
-        given: object = key
         # Most keys are good, which these few steps tell.
-        plain = isinstance(given, str) and given.isascii() and "\0" not in given
-        if not plain or (longest is not None and len(key) > longest):
+        if type(key) is not str or not key.isascii() or "\0" in key or (longest is not None and len(key) > longest):
             problem = key_problem(key, longest)
             if problem:
                 raise InvalidKeyError(problem, operation=operation, key=str(key), storage=self)
