@@ -24,6 +24,8 @@ from bot_session import (
 )
 from bot_session_storage_mongo import MongoStorage
 from bot_session_storage_mongo._documents import from_version, to_bson, to_json, to_version
+from bot_session_storage_mongo._storage import _is_held
+from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import ConnectionFailure, InvalidOperation
 
@@ -94,6 +96,21 @@ async def test_grammy_replaces_what_was_stored_as_text(storage, database) -> Non
     database.sessions.update_one({"key": "42"}, {"$set": {"key": "42", "value": {"count": 1}}}, upsert=True)
 
     assert await value(storage, "42") == '{"count":1}'
+
+
+async def test_a_document_without_a_value_is_no_session_however_it_is_asked_for(storage, database) -> None:
+    database.sessions.insert_one({"key": "42", "note": "mine"})
+
+    assert (None, {}, False) == (await storage.read("42"), await storage.read_many(["42"]), await storage.has("42"))
+    assert [] == [key async for key in storage.read_all_keys()]
+    await storage.write("42", "1", match=ABSENT)
+    assert await value(storage, "42") == "1"
+
+
+def test_what_ends_in_this_millisecond_has_ended() -> None:
+    document = {"key": "42", "value": 1, "expires_at": DatetimeMS(5)}
+
+    assert (False, True) == (_is_held(document | {"now": DatetimeMS(5)}), _is_held(document | {"now": DatetimeMS(4)}))
 
 
 @pytest.mark.parametrize(("stored", "other"), [

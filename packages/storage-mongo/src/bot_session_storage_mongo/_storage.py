@@ -198,10 +198,11 @@ class MongoStorage(Storage):
     # ------------------------------------------------------------------ reading
 
     async def _find(self, operation: str, keys: Sequence[str]) -> dict[str, Record]:
-        """Return the records of some keys, by one command."""
+        """Return the records of some keys, by one command. What has expired is rare, and costs less here than there."""
         which = keys[0] if len(keys) == 1 else {"$in": keys}
-        found = await self._collection.aggregate(operation, [*select(which), {"$project": commands.RECORD}], which)
-        return {document["key"]: self._record(operation, document) for document in found}
+        pipeline: list[dict[str, Any]] = [{"$match": {"key": which}}, {"$project": commands.RECORD}]
+        found = await self._collection.aggregate(operation, pipeline, which)
+        return {document["key"]: self._record(operation, document) for document in found if _is_held(document)}
 
     async def _scan(
         self, operation: str, prefix: str, batch_size: int, fields: dict[str, Any]
@@ -270,6 +271,12 @@ class _Change(NamedTuple):
         """Return about how many bytes travel: a version is as long as its document, and may be sent twice."""
         match = self.command.match
         return _size_of_key(self.key) + len(self.version or "") + (2 * len(match) if isinstance(match, str) else 0)
+
+
+def _is_held(document: dict[str, Any]) -> bool:
+    """Whether a document that was read as a `commands.RECORD` holds something that has not expired."""
+    deadline = document.get("expires_at")
+    return "value" in document and not (isinstance(deadline, DatetimeMS) and int(deadline) <= int(document["now"]))
 
 
 def _deleted(result: Result) -> bool:
