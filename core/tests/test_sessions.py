@@ -924,6 +924,32 @@ class TestWithoutAHandler:
             assert 2 == session.data.count
         assert Pizza(2) == await sessions.read("42")
 
+    @pytest.mark.parametrize("call", ["update", "delete", "move", "open", "lazy"])
+    async def test_within_an_update_the_same_session_is_refused_at_once_and_another_is_not(self, sessions, call):
+        async def do(key):
+            if call == "update":
+                await sessions.update(key, lambda pizza: Pizza(pizza.count + 1))
+            elif call == "delete":
+                await sessions.delete(key)
+            elif call == "move":
+                await sessions.move(key, f"{key}+")
+            else:
+                async with sessions.open(key, lazy=call == "lazy") as session:
+                    (await session.get()).count += 1
+
+        async def change(pizza):
+            await do("another")
+            with pytest.raises(LockTimeoutError, match="'42' is being updated by this very task"):
+                await do("42")
+            pizza.count += 1
+
+        async with asyncio.timeout(10):
+            await sessions.update("42", change)
+            await sessions.update("42", change)
+
+        assert Pizza(2) == await sessions.read("42")
+        assert 0 == len(sessions.desk.locks) == len(sessions.desk._holders)
+
     async def test_many_updates_at_once(self, sessions):
         def add(pizza):
             pizza.count += 1

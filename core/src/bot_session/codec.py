@@ -141,9 +141,10 @@ class Codec(Generic[T]):
         # What holds half a character was spelled out, and two halves may come back as one whole. To look for one
         # character first takes a tenth of the time, and most documents do not have it.
         whole = "\\" not in document or "\\ud" not in document
-        if self._look is not None and whole and len(document) <= _LONGEST_LOOKED_AT:
+        look = self._look
+        if look is not None and whole and len(document) <= _LONGEST_LOOKED_AT:
             try:
-                if self._look(data):
+                if look(data):
                     return
             except AttributeError:  # An attribute was deleted.
                 pass

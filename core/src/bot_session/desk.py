@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from .errors import ConfigurationError
+from .errors import ConfigurationError, LockTimeoutError
 from .locks import KeyLocks
 
 if TYPE_CHECKING:
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator
 
     from .session import Session
     from .sessions import Sessions
@@ -21,6 +22,8 @@ T = TypeVar("T")
 
 Slot: TypeAlias = tuple[str, asyncio.Task[Any] | None]
 """A place and the task that has it open."""
+
+_Shared: TypeAlias = "tuple[KeyLocks, dict[Slot, Session[Any]], dict[str, asyncio.Task[Any] | None]]"
 
 
 class Desk:
@@ -38,9 +41,9 @@ class Desk:
     def __init__(self, root: Storage, prefix: str, timeout: float | None) -> None:
         self.root = root
         self.prefix = prefix
-        # With the storage, and gone with it: the locks, and the sessions that are open, by place and task.
-        shared: tuple[KeyLocks, dict[Slot, Session[Any]]] = vars(root).setdefault("_desk", (KeyLocks(), {}))
-        self.locks, self._open = shared
+        # With the storage, and gone with it: the locks, the sessions that are open, and who holds a place without one.
+        shared: _Shared = vars(root).setdefault("_desk", (KeyLocks(), {}, {}))
+        self.locks, self._open, self._holders = shared
         self._timeout = timeout
 
     def mine(self, sessions: Sessions[T], key: str) -> Session[T] | None:
@@ -77,13 +80,32 @@ class Desk:
         Wait until those of the session's key that came before have released its lock.
 
         Raises:
-            LockTimeoutError: That took too long.
+            LockTimeoutError: That took too long, or the current task is one of them.
         """
+        self._refuse_itself(session.place)
         await self.locks.acquire(session.place, self._timeout)
 
-    def holding(self, *places: str) -> AbstractAsyncContextManager[None]:
-        """Keep sessions waiting whose keys in the storage of their `Sessions` are these."""
-        return self.locks.holding(*(self.prefix + place for place in places), timeout=self._timeout)
+    @asynccontextmanager
+    async def holding(self, *places: str) -> AsyncIterator[None]:
+        """Keep sessions waiting whose keys in the storage of their `Sessions` are these. Raises as `lock` does."""
+        held = {self.prefix + place for place in places}
+        for place in held:
+            self._refuse_itself(place)
+        async with self.locks.holding(*held, timeout=self._timeout):
+            holders = dict.fromkeys(held, asyncio.current_task())
+            self._holders.update(holders)
+            try:
+                yield
+            finally:
+                for place in held:
+                    del self._holders[place]
+
+    def _refuse_itself(self, place: str) -> None:
+        if place in self._holders and self._holders[place] is asyncio.current_task():
+            raise LockTimeoutError(
+                f"session {place!r} is being updated by this very task, which cannot wait for its own end: what `update` "
+                "calls is given the data to change"
+            )
 
 
 def _expect(session: Session[Any], sessions: Sessions[Any]) -> None:

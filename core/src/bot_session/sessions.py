@@ -383,7 +383,8 @@ class Sessions(Generic[T]):
         Raises:
             ConfigurationError: It is open in this task as a session of another kind.
             ConflictError: Others came first every time.
-            LockTimeoutError: Another update kept it for too long.
+            LockTimeoutError: Another update kept it for too long; or it is called by the function of an `update` of the
+                same session, which it would wait for.
             BotSessionError: As `Session.get` and `Session.save`.
         """
         mine = self.desk.mine(self, key)

@@ -67,7 +67,7 @@ class Threads:
         try:
             return await job.result
         except asyncio.CancelledError:
-            trip.abandoned = True
+            trip.abandoned = job.is_abandoned = True
             if not job.claim():
                 await self._end_of(job)
             raise
@@ -121,10 +121,11 @@ class _Job(Generic[_T]):
 
     Attributes:
         result: What comes of it, for who waits in the event loop.
-        is_over: Whether it came back; not if it has not, nor if nobody waits for it.
+        is_abandoned: Whether nobody wants to know what comes of it, only when.
+        is_over: Whether that has come.
     """
 
-    __slots__ = ("_claimed", "_error", "_loop", "_outcome", "_work", "is_over", "result")
+    __slots__ = ("_claimed", "_error", "_loop", "_outcome", "_work", "is_abandoned", "is_over", "result")
 
     def __init__(self, work: Callable[[], _T]) -> None:
         self._work = work
@@ -133,7 +134,7 @@ class _Job(Generic[_T]):
         self._outcome: Any = None
         self._error: BaseException | None = None
         self.result: asyncio.Future[_T] = self._loop.create_future()
-        self.is_over = False
+        self.is_abandoned = self.is_over = False
 
     def claim(self) -> bool:
         """Say whether it may be done, or called off: to the first that asks."""
@@ -156,7 +157,7 @@ class _Job(Generic[_T]):
         self.is_over = True
         if self.result.done():
             return
-        if self._error is None:
+        if self._error is None or self.is_abandoned:
             self.result.set_result(self._outcome)
         else:
             self.result.set_exception(self._error)
