@@ -53,15 +53,14 @@ class MemoryStorage(Storage):
     async def read(self, key: str) -> Record | None:
         if self._state != "open":
             await self._ready("read", key)
-        if type(key) is not str or key not in self._entries:  # Those that are there were good when they were written.
+        if type(key) is not str or key not in self._entries:  # One that is there was good when it was written.
             self._validate("read", key)
         return self._live(key)
 
     async def write(self, key: str, value: str, *, ttl: float | None = None, match: Match = ANY) -> Version:
         if self._state != "open":
             await self._ready("write", key)
-        if type(key) is not str or key not in self._entries or type(value) is not str or ttl is not None:
-            self._validate("write", key, value, ttl)
+        self._validate("write", key, value, ttl)
         # Nothing is awaited between the comparison and the change: that is what makes it atomic here.
         is_as_read = self._entries.get(key) == (match, None)  # the rule; `holds` tells of the rest
         if match is not ANY and not is_as_read and not holds(match, self._live(key)):
