@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import re
+import statistics
 import subprocess
 import sys
 import tomllib
@@ -77,3 +79,26 @@ def test_what_to_install_for_a_scheme_is_what_the_packages_declare():
 
     assert {"memory", "sqlite"} < declared.keys()
     assert declared == _PACKAGES
+
+
+def test_the_figures_are_those_of_the_kept_run():
+    results = json.loads((ROOT / "benchmarks/results/latest.json").read_text())
+    rates = {
+        (series["storage"], series["contender"], series["in_flight"]): [
+            cost["updates"] / cost["seconds"] for cost in series["costs"]
+        ]
+        for series in results["series"]
+        if series["work"] == "change"
+    }
+
+    def ratio(storage, in_flight):
+        ours, bare = rates[storage, "bot-session", in_flight], rates[storage, "bare driver", in_flight]
+        return f"{statistics.median(a / b for a, b in zip(ours, bare, strict=True)):.1f}"
+
+    rows = [
+        f"| {in_flight:,} | {' | '.join(ratio(storage, in_flight) for storage in ('redis', 'postgres', 'sqlite', 'file'))} |"
+        for in_flight in (1, 100, 1_000)
+    ]
+    table = (ROOT / "README.md").read_text().partition("| updates in flight | Redis | PostgreSQL | SQLite | files |")[2]
+
+    assert rows == [line.strip() for line in table.splitlines()[2:5]]
