@@ -87,7 +87,8 @@ class LockTimeoutError(BotSessionError, TimeoutError):
     """
     Another update kept the session for longer than ``lock_timeout``; nothing was read or written.
 
-    A handler that waits for a task which opens the same session waits for itself and ends here too.
+    A handler that waits for a task which opens the same session waits for itself and ends here too. What the function of an
+    `update` does itself with the same session ends here at once.
     """
 
 

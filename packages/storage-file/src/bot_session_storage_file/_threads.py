@@ -26,7 +26,7 @@ _T = TypeVar("_T")
 _THREADS: Final = 8
 
 HELPERS: Final = 8
-"""Threads that wait for the disk."""
+"""Threads that make the files of a large batch, and wait for the disk."""
 
 
 class Threads:
@@ -48,7 +48,7 @@ class Threads:
         self._jobs: SimpleQueue[_Job[Any] | None] = SimpleQueue()
         self._idle: deque[None] = deque()  # One for each thread that has nothing to do, or a few more if all are there.
         self._threads: list[threading.Thread] = []
-        self.helpers = ThreadPoolExecutor(HELPERS, "bot-session-file-sync")
+        self.helpers = ThreadPoolExecutor(HELPERS, "bot-session-file-helper")
         weakref.finalize(self, _dismiss, self._jobs, self._threads).atexit = False
 
     @property

@@ -126,9 +126,12 @@ class Work:
                         results[position] = outcome
                 _raise_outage(trip, results)
                 self._folder.sync_files(list(files.values()))
-                results |= self._each(self._put, trip, {at: (writes[at], file) for at, file in files.items()})
+                results |= self._each(
+                    self._put, trip, {position: (writes[position], file) for position, file in files.items()}
+                )
                 # One by one: a folder is removed with the last of its files.
-                results |= {at: self._attempt(self._remove, trip, writes[at], found) for at, found in gone.items()}
+                for position, found in gone.items():
+                    results[position] = self._attempt(self._remove, trip, writes[position], found)
                 _raise_outage(trip, results)
             finally:
                 for file in files.values():
