@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 pytest_plugins = ["bot_session.testing.servers"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave out of a test's time what its server takes to be there: the first may have one built, or an image fetched."""
+    for item in items:
+        if any(name.endswith("_server") for name in getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.timeout(func_only=True))
+
+
 @pytest.fixture(scope="module")
 def sockets_collected() -> Iterator[None]:
     """Let the garbage collector find what a driver leaves to it here, not in another module's tests."""
