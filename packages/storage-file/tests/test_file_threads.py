@@ -380,30 +380,91 @@ async def test_without_a_thread_to_be_had_a_call_says_so_and_with_one_goes_on(
 
 HUNG = """
     import asyncio, os, sys, threading
+    from bot_session import Write
     from bot_session_storage_file import FileStorage
 
-    reached = threading.Event()
+    writes = [Write(str(i), "1") for i in range(int(sys.argv[2]))]
+    hung = threading.Semaphore(0)
 
-    def replace(source, target):
-        reached.set()
+    def hang(*_):
+        hung.release()
         threading.Event().wait()
 
     async def main():
         storage = FileStorage(sys.argv[1], timeout=0.05)
         await storage.open()
-        write = asyncio.create_task(storage.write("42", "1"))
-        await asyncio.to_thread(reached.wait)
+        write = asyncio.create_task(storage.write_many(writes))
+        await asyncio.to_thread(hung.acquire)
         write.cancel()
         await asyncio.wait([write])
+        await storage.close()
         print("given up", write.cancelled())
 
-    os.replace = replace
+    os.replace = hang
     asyncio.run(main())
 """
 
 
-def test_a_program_ends_though_a_disk_hangs(root: Path) -> None:
-    command = [sys.executable, "-c", textwrap.dedent(HUNG), str(root)]
+@pytest.mark.parametrize("size", [1, 200])
+def test_a_program_ends_though_a_disk_hangs(root: Path, size: int) -> None:
+    command = [sys.executable, "-c", textwrap.dedent(HUNG), str(root), str(size)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
     assert ("given up True\n", "", 0) == (done.stdout, done.stderr, done.returncode)
+
+
+async def test_a_large_batch_is_made_by_several_threads_and_by_one_if_there_are_no_others(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, replace, names = threading.Thread.start, os.replace, set[str]()
+
+    def note(source: str, target: str) -> None:
+        names.add(re.sub(r"\d+$", "", threading.current_thread().name))
+        time.sleep(0.001)
+        replace(source, target)
+
+    def refuse_helpers(thread: threading.Thread) -> None:
+        if "helper" in thread.name:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(os, "replace", note)
+    writes = [Write(str(i), "1") for i in range(200)]
+    async with FileStorage(root) as storage:
+        assert ["1"] * 200 == await storage.write_many(writes)
+    assert {"bot-session-file-", "bot-session-file-helper-"} == names
+    names.clear()
+    monkeypatch.setattr(threading.Thread, "start", refuse_helpers)
+    async with FileStorage(root) as storage:
+        assert ["1"] * 200 == await storage.write_many(writes)
+    assert {"bot-session-file-"} == names
+
+
+@pytest.mark.parametrize("size", [1, 20, 200])
+async def test_an_error_that_nobody_reckons_with_leaves_nothing_behind(
+    root: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    """And reaches the caller when no thread is at the batch any more."""
+    calls = iter(range(10**6))
+    started = time.time()
+
+    def clock() -> float:
+        if next(calls) == size // 2:
+            raise ZeroDivisionError
+        return started
+
+    async with FileStorage(root, clock=clock) as storage:
+        with pytest.raises(ZeroDivisionError):
+            await storage.write_many([Write(str(i), "1", ttl=60.0) for i in range(size)])
+        left = [path for path in root.rglob("*") if path.is_file() and path.parent.name != ".locks"]
+
+        assert [] == left
+        assert ["1"] * size == await storage.write_many([Write(str(i), "1") for i in range(size)])
+
+
+async def test_a_clock_that_stops_raises_and_does_not_keep_its_caller_waiting(root: Path) -> None:
+    async with FileStorage(root, clock=iter([1.0]).__next__) as storage:
+        await storage.write("42", "1", ttl=60.0)
+        async with asyncio.timeout(PATIENCE):
+            with pytest.raises(RuntimeError, match="StopIteration"):
+                await storage.read("42")

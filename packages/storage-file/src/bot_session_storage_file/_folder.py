@@ -9,7 +9,7 @@ import secrets
 import threading
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from bot_session.storage import Record, Version
 
@@ -18,12 +18,11 @@ from ._files import NewFile, sync_folder
 from ._locks import FileLocks, LockedError, until_free
 from ._lookup import is_folder, locate
 from ._paths import LOCKS, key_of, lock_of, path_of, shard_of, shard_of_folder
-from ._threads import HELPERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from concurrent.futures import Executor
 
+    from ._threads import Threads
     from ._trip import Trip
 
 __all__ = ["BrokenFileError", "Folder", "Found"]
@@ -31,9 +30,6 @@ __all__ = ["BrokenFileError", "Folder", "Found"]
 _LOCK_FOLDER: Final = ".locks"
 _TEMPORARY: Final = ".bot-session-"
 _WINDOWS: Final = os.name == "nt"  # where a folder cannot be synced, nor a file replaced while somebody reads it
-
-_A = TypeVar("_A")
-_T = TypeVar("_T")
 
 
 class BrokenFileError(Exception):
@@ -68,6 +64,7 @@ class Folder:
         clock: Returns seconds since 1970.
 
     Attributes:
+        threads: Where this runs.
         together: Held by whoever writes many files: one at a time, since a process may not have many more open.
     """
 
@@ -79,9 +76,9 @@ class Folder:
         self._timeout = timeout
         self._device = 0
 
-    def open(self, trip: Trip, helpers: Executor, *, create: bool) -> None:
+    def open(self, trip: Trip, threads: Threads, *, create: bool) -> None:
         """Make the folder if it is missing and ``create`` says so, and remember which disk it is on."""
-        self._helpers = helpers
+        self.threads = threads
         # Those of a process that this one was forked from may be held for ever, by threads that are not here.
         self._locks = FileLocks(os.path.join(self._root, _LOCK_FOLDER), LOCKS, self._timeout)
         self.together = threading.Lock()
@@ -176,7 +173,7 @@ class Folder:
     def sync_files(self, files: Sequence[NewFile]) -> None:
         """Wait until the disk has new files, which are then to be `put`."""
         if self._fsync:
-            self.in_parallel(NewFile.sync, files)
+            self.threads.share(NewFile.sync, files)
 
     def put(self, trip: Trip, file: NewFile) -> None:
         """Put a new file in its place."""
@@ -197,7 +194,7 @@ class Folder:
         """Wait until the disk has the new names of files: a rename alone may be undone by a power cut."""
         folders, trip.unsynced = list(trip.unsynced), set()
         if self._fsync and not _WINDOWS:
-            self.in_parallel(sync_folder, folders)
+            self.threads.share(sync_folder, folders)
 
     # ------------------------------------------------------------------ all files
 
@@ -244,25 +241,6 @@ class Folder:
         return found
 
     # ------------------------------------------------------------------ steps
-
-    def in_parallel(self, step: Callable[[_A], _T], items: Sequence[_A], *, worth: int = 1) -> list[_T]:
-        """
-        Do a step with each item, in several threads if there are several: the disk can do several at once.
-
-        Args:
-            step: What to do. If it raises, others may still be at it.
-            items: With what.
-            worth: For how many of them it takes a thread.
-
-        Returns:
-            What came of each.
-        """
-        threads = min(HELPERS, len(items) // worth)
-        if threads < 2:
-            return [step(item) for item in items]
-        shares = [items[start::threads] for start in range(threads)]
-        done = [iter(results) for results in self._helpers.map(lambda share: [step(item) for item in share], shares)]
-        return [next(done[position % threads]) for position in range(len(items))]
 
     def _absolute(self, path: str) -> str:
         return self._before + path

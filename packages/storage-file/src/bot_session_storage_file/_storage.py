@@ -182,7 +182,7 @@ class FileStorage(Storage):
         threads, trip = Threads(self._timeout), Trip("open")
         try:
             with translated(self, trip):
-                await threads.run(trip, partial(self._folder.open, trip, threads.helpers, create=self._create))
+                await threads.run(trip, partial(self._folder.open, trip, threads, create=self._create))
         except BaseException:
             await threads.close(wait=False)
             raise

@@ -114,9 +114,11 @@ class Work:
         results: dict[int, WriteResult] = {}
         files: dict[int, NewFile] = {}
         gone: dict[int, Found] = {}
+        made: list[NewFile] = []
+        begin = partial(self._begin, several=several)
         with self._folder.together if several else nullcontext():
             try:
-                begun = self._each(self._begin, trip, {position: (write, several) for position, write in operations})
+                begun = self._each(begin, trip, {position: (write, made) for position, write in operations})
                 for position, outcome in begun.items():
                     if isinstance(outcome, NewFile):
                         files[position] = outcome
@@ -134,7 +136,7 @@ class Work:
                     results[position] = self._attempt(self._remove, trip, writes[position], found)
                 _raise_outage(trip, results)
             finally:
-                for file in files.values():
+                for file in made:
                     file.discard()
         return results
 
@@ -146,7 +148,7 @@ class Work:
         def attempt(item: tuple[Write, _A]) -> _T | StorageError:
             return self._attempt(step, trip, *item)
 
-        outcomes = self._folder.in_parallel(attempt, list(items.values()), worth=_WORTH_A_THREAD)
+        outcomes = self._folder.threads.share(attempt, list(items.values()), worth=_WORTH_A_THREAD)
         return dict(zip(items, outcomes, strict=True))
 
     def _attempt(self, step: Callable[[Trip, Write, _A], _T], trip: Trip, write: Write, more: _A) -> _T | StorageError:
@@ -156,15 +158,16 @@ class Work:
         except (BrokenFileError, OSError) as error:
             return translation(error, self._storage, trip, write.key)
 
-    def _begin(self, trip: Trip, write: Write, several: bool) -> NewFile | Found | StorageError:
-        """Write what is new beside its place, or find what is to go."""
+    def _begin(self, trip: Trip, write: Write, made: list[NewFile], *, several: bool) -> NewFile | Found | StorageError:
+        """Write what is new beside its place, and add it to what was made; or find what is to go."""
         found = self._folder.find(write.key, overwrite=write.match is ANY)
         if not holds(write.match, found.record):
             actual = None if found.record is None else found.record.version
             return self._storage._conflict(trip.operation, write.key, write.match, actual)  # noqa: SLF001
         if write.value is None:
             return found
-        return self._folder.write(trip, found, write.value, write.ttl, begin_sync=several)
+        made.append(file := self._folder.write(trip, found, write.value, write.ttl, begin_sync=several))
+        return file
 
     def _put(self, trip: Trip, write: Write, file: NewFile) -> Version:
         self._folder.put(trip, file)
