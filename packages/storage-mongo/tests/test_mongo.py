@@ -23,11 +23,12 @@ from bot_session import (
     Write,
 )
 from bot_session_storage_mongo import MongoStorage
+from bot_session_storage_mongo._commands import is_held
 from bot_session_storage_mongo._documents import from_version, to_bson, to_json, to_version
-from bot_session_storage_mongo._storage import _is_held
 from bson.datetime_ms import DatetimeMS
 from pymongo import AsyncMongoClient, MongoClient
 from pymongo.errors import ConnectionFailure, InvalidOperation
+from pymongo.monitoring import CommandListener
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -110,7 +111,7 @@ async def test_a_document_without_a_value_is_no_session_however_it_is_asked_for(
 def test_what_ends_in_this_millisecond_has_ended() -> None:
     document = {"key": "42", "value": 1, "expires_at": DatetimeMS(5)}
 
-    assert (False, True) == (_is_held(document | {"now": DatetimeMS(5)}), _is_held(document | {"now": DatetimeMS(4)}))
+    assert (False, True) == (is_held(document | {"now": DatetimeMS(5)}), is_held(document | {"now": DatetimeMS(4)}))
 
 
 @pytest.mark.parametrize(("stored", "other"), [
@@ -324,6 +325,38 @@ async def test_a_client_that_blocks_or_does_not_listen_is_refused(mongo_server) 
     async with AsyncMongoClient(mongo_server.url, w=0) as deaf:
         with pytest.raises(ConfigurationError, match="write concern"):
             MongoStorage(deaf.bot.sessions)
+
+
+class Commands(CommandListener):
+    """The names of the commands that a client sends."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+
+    def started(self, event) -> None:
+        self.names.append(event.command_name)
+
+    def succeeded(self, event) -> None: ...
+
+    def failed(self, event) -> None: ...
+
+
+async def test_the_servers_clock_is_asked_for_once_something_expires(mongo_server, database) -> None:
+    sent = Commands()
+    async with (
+        AsyncMongoClient(mongo_server.url, event_listeners=[sent]) as client,
+        MongoStorage(client[database.name].sessions) as storage,
+    ):
+        await storage.write_many([Write("for ever", "1"), Write("for a while", "2", ttl=60.0)])
+        sent.names.clear()
+        await storage.read("for ever")
+        await storage.read("missing")
+        plain, record = list(sent.names), await storage.read("for a while")
+        await storage.read_many(["for ever", "for a while"])
+
+    assert ["find", "find"] == plain
+    assert ["find", "aggregate", "aggregate"] == sent.names[2:5]
+    assert 59.0 < record.ttl <= 60.0
 
 
 async def test_what_was_written_survives_a_killed_server(mongo_server, database) -> None:

@@ -112,7 +112,7 @@ async def test_a_name_that_the_dns_does_not_give_is_an_outage(name_server: DNS) 
 # ---------------------------------------------------------------------- what a server says that cannot now, or will not
 
 
-COMMANDS = ["aggregate", "update", "delete", "bulkWrite"]
+COMMANDS = ["find", "aggregate", "update", "delete", "bulkWrite"]
 
 
 @pytest.fixture

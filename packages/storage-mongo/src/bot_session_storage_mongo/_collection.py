@@ -162,12 +162,17 @@ class SessionCollection:
     async def aggregate(
         self, operation: str, pipeline: list[dict[str, Any]], key: object = None
     ) -> list[dict[str, Any]]:
-        """Return the documents that come out of a pipeline."""
-        named = key if isinstance(key, str) else None
-        with self.under_way, mapped(self, operation, named, timeout=self._timeout):
+        """Return the documents that come out of a pipeline; ``key`` is for errors, if it is one."""
+        with self.under_way, mapped(self, operation, _named(key), timeout=self._timeout):
             cursor = self._collection.aggregate(pipeline, collation=self._collation)
             if asyncio.iscoroutine(cursor):  # PyMongo's; Motor's is a cursor already
                 cursor = await cursor
+            return [document async for document in cursor]
+
+    async def find(self, operation: str, key: object, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return fields of the documents that are stored under a key, or a condition on it: the server's fastest command."""
+        with self.under_way, mapped(self, operation, _named(key), timeout=self._timeout):
+            cursor = self._collection.find({"key": key}, fields, collation=self._collation)
             return [document async for document in cursor]
 
     async def delete_many(self, filter_: Mapping[str, Any]) -> int:
@@ -255,6 +260,10 @@ class SessionCollection:
             with part_of_batch(unknown or not all(isinstance(result, StorageError) for result in results)):
                 raise outages[0]
         return results
+
+
+def _named(key: object) -> str | None:
+    return key if isinstance(key, str) else None
 
 
 def _configured(collection: Any) -> Any:

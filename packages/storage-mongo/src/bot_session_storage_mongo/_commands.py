@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from bot_session.storage import ABSENT, ANY, PRESENT, Condition, Match, Version
+from bson.datetime_ms import DatetimeMS
 from pymongo import DeleteOne, UpdateOne
 from pymongo.results import DeleteResult, UpdateResult
 
@@ -19,13 +20,28 @@ from ._documents import from_version
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["RECORD", "SIMPLE", "Command", "Result", "deadline", "delete", "held", "select", "write"]
+__all__ = [
+    "FIELDS",
+    "RECORD",
+    "SIMPLE",
+    "Command",
+    "Result",
+    "deadline",
+    "delete",
+    "held",
+    "is_held",
+    "select",
+    "write",
+]
 
 SIMPLE: Final = {"locale": "simple"}
 """The collation that compares byte by byte: for collections that were made to ignore case. Others do it anyway."""
 
-RECORD: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1, "now": "$$NOW"}
-"""What to read for a `Record`."""
+FIELDS: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1}
+"""What to read for a `Record` that never expires."""
+
+RECORD: Final = {**FIELDS, "now": "$$NOW"}
+"""What to read for a `Record`, in a pipeline."""
 
 _EXPIRED: Final = {
     "$and": [
@@ -116,6 +132,12 @@ def select(key: object) -> list[dict[str, Any]]:
     """Return the stages of a pipeline that find what is stored under a key, or a condition on it."""
     # Two, so that SecantusDB uses the index for the first; MongoDB makes one of them.
     return [{"$match": {"key": key}}, {"$match": {"$expr": _HELD}}]
+
+
+def is_held(document: Mapping[str, Any]) -> bool:
+    """Return whether a document that was read as a `RECORD`, or as `FIELDS`, holds something that has not expired."""
+    deadline = document.get("expires_at")
+    return "value" in document and not (isinstance(deadline, DatetimeMS) and int(deadline) <= int(document["now"]))
 
 
 def _condition(match: Match) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from pymongo.results import DeleteResult
 
 from . import _commands as commands
 from ._collection import SessionCollection
-from ._commands import Command, Result, held, select
+from ._commands import Command, Result, held, is_held, select
 from ._documents import encodable, to_bson, to_json, to_version
 from ._errors import mapped
 
@@ -90,6 +90,7 @@ class MongoStorage(Storage):
         self._collection = SessionCollection(source, name=collection, database=database, timeout=timeout)
         self._text = values == "text"
         self._create = create
+        self._something_expires = False  # as far as this object has seen
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Self:
@@ -198,11 +199,22 @@ class MongoStorage(Storage):
     # ------------------------------------------------------------------ reading
 
     async def _find(self, operation: str, keys: Sequence[str]) -> dict[str, Record]:
-        """Return the records of some keys, by one command. What has expired is rare, and costs less here than there."""
+        """
+        Return the records of some keys, by one command. What has expired is rare, and costs less here than there.
+
+        Only the slower of two commands brings the server's clock along. It is not needed before the first document that
+        expires, which is then read again.
+        """
         which = keys[0] if len(keys) == 1 else {"$in": keys}
-        pipeline: list[dict[str, Any]] = [{"$match": {"key": which}}, {"$project": commands.RECORD}]
-        found = await self._collection.aggregate(operation, pipeline, which)
-        return {document["key"]: self._record(operation, document) for document in found if _is_held(document)}
+        found: list[dict[str, Any]] = []
+        with self._collection.under_way:
+            if not self._something_expires:
+                found = await self._collection.find(operation, which, commands.FIELDS)
+                self._something_expires = any("expires_at" in document for document in found)
+            if self._something_expires:
+                pipeline: list[dict[str, Any]] = [{"$match": {"key": which}}, {"$project": commands.RECORD}]
+                found = await self._collection.aggregate(operation, pipeline, which)
+        return {document["key"]: self._record(operation, document) for document in found if is_held(document)}
 
     async def _scan(
         self, operation: str, prefix: str, batch_size: int, fields: dict[str, Any]
@@ -271,12 +283,6 @@ class _Change(NamedTuple):
         """Return about how many bytes travel: a version is as long as its document, and may be sent twice."""
         match = self.command.match
         return _size_of_key(self.key) + len(self.version or "") + (2 * len(match) if isinstance(match, str) else 0)
-
-
-def _is_held(document: dict[str, Any]) -> bool:
-    """Whether a document that was read as a `commands.RECORD` holds something that has not expired."""
-    deadline = document.get("expires_at")
-    return "value" in document and not (isinstance(deadline, DatetimeMS) and int(deadline) <= int(document["now"]))
 
 
 def _deleted(result: Result) -> bool:
