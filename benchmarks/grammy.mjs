@@ -31,12 +31,13 @@ const open = {
   },
 };
 
+let homes = 0;
 const initial = () => ({
   count: 0,
   name: "Margherita Quattro Stagioni",
   language: "en",
   state: "order:address:confirm",
-  address: { street: "Via dei Tribunali 32", city: "Napoli", zip: "80138" },
+  address: { street: "Via dei Tribunali 32", city: "Napoli", zip: String(homes++ % 1e5).padStart(5, "0") },
   basket: ["margherita", "marinara", "diavola", "acqua frizzante"],
   history: Array.from({ length: 12 }, (_, i) => 1000 + i),
 });

@@ -16,10 +16,10 @@ __all__ = ["contender"]
 
 
 @asynccontextmanager
-async def contender(url: str) -> AsyncIterator[InProcess]:
-    """`Sessions` as they come, on the storage of a URL."""
+async def contender(url: str, prefix: str = "") -> AsyncIterator[InProcess]:
+    """`Sessions` as they come, on the storage of a URL; with a prefix where the bare driver's keys are as well."""
     async with open_storage(url) as storage:
-        sessions = Sessions(storage, initial=Profile, prefix="ours:")
+        sessions = Sessions(storage, initial=Profile, prefix=prefix)
 
         async def change(key: str) -> None:
             async with sessions.open(key) as session:

@@ -72,7 +72,8 @@ async def _contenders(storage: str, where: str, stored: Sequence[str] = KEYS) ->
         node = grammy.contender(storage, f"{where}-grammy" if storage == "file" else where)
         peers = [peer(where) for peer in PEERS.get(storage, [])]
         makers: list[AbstractAsyncContextManager[Contender | None]]
-        makers = [ours.contender(url_for(storage, where)), CONTENDERS[storage](where), *peers, node]
+        own = ours.contender(url_for(storage, where), "ours:" if storage == "redis" else "")
+        makers = [own, CONTENDERS[storage](where), *peers, node]
         entered: list[Contender | None] = [await stack.enter_async_context(maker) for maker in makers]
         found = [contender for contender in entered if contender is not None]
         for contender in found:
