@@ -42,7 +42,9 @@ class Desk:
         self.root = root
         self.prefix = prefix
         # With the storage, and gone with it: the locks, the sessions that are open, and who holds a place without one.
-        shared: _Shared = vars(root).setdefault("_desk", (KeyLocks(), {}, {}))
+        # An attribute like any other: through `vars`, all others of the storage would become slower for Python to find.
+        shared: _Shared = root._desk or (KeyLocks(), {}, {})  # noqa: SLF001
+        root._desk = shared  # noqa: SLF001
         self.locks, self._open, self._holders = shared
         self._timeout = timeout
 

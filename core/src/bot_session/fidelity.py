@@ -114,6 +114,7 @@ def is_json(data: Any, deepest: int = 100) -> bool:
 
 
 _USED: Final = {
+    **{kind.__name__: kind for kind in (type, str, int, bool, float, bytes, list, dict, map)},
     "is_json": is_json,
     "isfinite": isfinite,
     "UUID": UUID,
@@ -163,8 +164,12 @@ class _Writer:
 
     def _function(self, lines: Iterable[str]) -> Look:
         body = [*lines, "return True"]
-        exec("\n".join(["def look(data):", *_indented(body)]), self._names)  # noqa: S102 - the texts are all here
-        look: Look = self._names.pop("look")
+        # As `dataclasses` does: what a function finds in one around it, it finds sooner than what is global.
+        function = ["def look(data):", *_indented(body)]
+        maker = [f"def make({', '.join(self._names)}):", *_indented([*function, "return look"])]
+        made: dict[str, Any] = {}
+        exec("\n".join(maker), made)  # noqa: S102 - the texts are all here
+        look: Look = made["make"](**self._names)
         return look
 
     def _name(self, kind: str, meaning: object = None) -> str:

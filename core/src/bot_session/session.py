@@ -17,7 +17,7 @@ from .errors import ConflictError, SessionClosedError, SessionKeyError
 from .storage import ABSENT, ANY
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Coroutine, Sequence
+    from collections.abc import Awaitable, Sequence
 
     from .desk import Slot
     from .leases import Lease
@@ -179,7 +179,7 @@ class Session(Generic[T]):
             self._saving, self._unsettled = asyncio.Lock(), True
         async with self._saving:  # One at a time: the next one starts from what this one has stored.
             self._check()
-            await self._conclude(save=True, end=False)
+            await self.finish(save=True, end=False)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.key!r}{' (closed)' if self._closed else ''}>"
@@ -214,12 +214,12 @@ class Session(Generic[T]):
             if self._data is _UNSET:
                 self._begin(data)
 
-    def finish(self, *, save: bool) -> Coroutine[Any, Any, None]:
-        """End one of its openings. At the last, save if wanted; then let others at the session, whatever happened."""
-        return self._conclude(save=save, end=True)
+    async def finish(self, *, save: bool, end: bool = True) -> None:
+        """
+        End one of its openings. At the last, save if wanted; then let others at the session, whatever happened.
 
-    async def _conclude(self, *, save: bool, end: bool) -> None:
-        # One coroutine for all that every update does when it ends; nothing happens before it runs.
+        Without ``end``, save only. One coroutine for both, since every update awaits it.
+        """
         if end:
             self.depth -= 1
             if self.depth:
@@ -467,10 +467,10 @@ class LazySession(Session[T]):
         self._drop_promise()
         super().clear()
 
-    def finish(self, *, save: bool) -> Coroutine[Any, Any, None]:
+    async def finish(self, *, save: bool, end: bool = True) -> None:
         if not save and self.depth == 1:
             self._drop_promise()
-        return super().finish(save=save)
+        await super().finish(save=save, end=end)
 
     async def hold(self) -> None:
         if not self._held:

@@ -24,6 +24,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, cast, overload
 
+import msgspec
+
 from .batching import BatchedStorage
 from .desk import Desk
 from .documents import ATTEMPTS, Documents, back_off
@@ -55,36 +57,34 @@ S_co = TypeVar("S_co", bound=Session[Any], covariant=True)
 ControlFlow = tuple[type[BaseException], ...]
 
 
-class Opening(Generic[S_co]):
+class Opening(msgspec.Struct, Generic[S_co], eq=False):
     """An asynchronous context manager that gives a session: what `Sessions.open` returns."""
 
-    __slots__ = ("_context", "_key", "_kind", "_passthrough", "_session", "_sessions")
-
-    def __init__(
-        self, kind: type[S_co], sessions: Sessions[Any], key: str, context: object, passthrough: ControlFlow
-    ) -> None:
-        self._kind = kind
-        self._sessions = sessions
-        self._key = key
-        self._context = context
-        self._passthrough = passthrough
+    _kind: type[S_co]
+    _sessions: Sessions[Any]
+    _key: str
+    _context: object
+    _passthrough: ControlFlow
+    _session: Any = None  # Then an `S_co`.
 
     async def __aenter__(self) -> S_co:
         sessions = self._sessions
         session: Any = sessions.desk.take(self._kind, sessions, self._key, self._context)
-        self._session: S_co = session
+        self._session = session
         try:
             if self._kind is Session:
                 await (session.fill() if session.depth == 1 else session.load())
         except BaseException:
             await session.finish(save=False)
             raise
-        return self._session
+        opened: S_co = session
+        return opened
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> Coroutine[Any, Any, None]:
-        return self._session.finish(save=error is None or isinstance(error, self._passthrough))
+        session: Session[Any] = self._session
+        return session.finish(save=error is None or isinstance(error, self._passthrough))
 
 
 class NoOpening:

@@ -217,6 +217,7 @@ class Storage(ABC):
     _state: Literal["new", "open", "closed"] = "new"
     _open_turns: _Turns | None = None
     _unreleased = False  # Whether it is closed, and what `_open` made is still there.
+    _desk: Any = None  # What all `Sessions` on it share.
 
     # ------------------------------------------------------------------ required
 
