@@ -26,6 +26,8 @@ __all__ = ["OPTIONS", "Unreadable", "encodable", "from_version", "to_bson", "to_
 OPTIONS: Final = CodecOptions[dict[str, Any]](datetime_conversion=DatetimeConversion.DATETIME_MS)
 """How values are decoded: so that encoding them again gives the same bytes, whatever the client's own options are."""
 
+_dump: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 _HALF_CHARACTER: Final = re.compile("[\ud800-\udfff]")
 
 _MAX_DEPTH: Final = 80
@@ -93,10 +95,6 @@ def from_version(version: Version) -> Any:
 def encodable(document: str) -> str:
     """Return the document with half characters escaped as JSON has it: BSON's text is UTF-8, which has none."""
     return _HALF_CHARACTER.sub(lambda match: f"\\u{ord(match[0]):04x}", document)
-
-
-def _dump(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def _refuse(constant: str) -> NoReturn:
