@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
-    "FIELDS",
     "RECORD",
     "SIMPLE",
     "Command",
@@ -37,11 +36,8 @@ __all__ = [
 SIMPLE: Final = {"locale": "simple"}
 """The collation that compares byte by byte: for collections that were made to ignore case. Others do it anyway."""
 
-FIELDS: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1}
-"""What to read for a `Record` that never expires."""
-
-RECORD: Final = {**FIELDS, "now": "$$NOW"}
-"""What to read for a `Record`, in a pipeline."""
+RECORD: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1, "now": "$$NOW"}
+"""What to read for a `Record` that may expire, in a pipeline; of others the whole document, as it comes."""
 
 _EXPIRED: Final = {
     "$and": [
@@ -51,7 +47,9 @@ _EXPIRED: Final = {
     ]
 }
 
-_HELD: Final = {"$and": [{"$ne": [{"$type": "$value"}, "missing"]}, {"$not": [_EXPIRED]}]}
+_LIVES: Final = {"$not": [_EXPIRED]}
+
+_HELD: Final = {"$and": [{"$ne": [{"$type": "$value"}, "missing"]}, _LIVES]}
 """Whether there is something that has not expired, by the server's clock."""
 
 _LONG: Final = 2**19
@@ -135,7 +133,7 @@ def select(key: object) -> list[dict[str, Any]]:
 
 
 def is_held(document: Mapping[str, Any]) -> bool:
-    """Return whether a document that was read as a `RECORD`, or as `FIELDS`, holds something that has not expired."""
+    """Return whether a document that was read, as a `RECORD` if it may expire, holds something that has not expired."""
     deadline = document.get("expires_at")
     return "value" in document and not (isinstance(deadline, DatetimeMS) and int(deadline) <= int(document["now"]))
 
@@ -147,7 +145,7 @@ def _condition(match: Match) -> dict[str, Any]:
         same: dict[str, Any] = {"$eq": ["$value", {"$literal": from_version(match)}]}
     except ValueError:  # a version of another storage's
         same = {"$literal": False}
-    return {"$and": [_HELD, same]}
+    return {"$and": [same, _LIVES]}
 
 
 def deadline(ttl: float | None) -> Any:
