@@ -51,11 +51,7 @@ def to_bson(document: str) -> Any:
     try:
         value = json.loads(document, parse_constant=_refuse)
         encoded = bson.encode({"v": value})
-        if (
-            len(encoded) <= _MAX_BYTES
-            and _has_place(value)
-            and _dump(value) == to_json(bson.decode(encoded, OPTIONS)["v"])
-        ):
+        if len(encoded) <= _MAX_BYTES and _has_place(value) and bson.decode(encoded, OPTIONS)["v"] == value:
             return value
     except (BSONError, OverflowError, RecursionError, ValueError):
         pass  # not native, then: a large integer, half a character, NUL in a name, or no JSON at all
@@ -102,8 +98,14 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def _has_place(value: Any, depth: int = 1) -> bool:
-    """Return whether every server takes the value: MongoDB reads names with ``$`` as operators or references."""
+    """
+    Return whether every server takes the value, and `to_json` brings it back.
+
+    MongoDB reads names with ``$`` as operators or references, and we some floats as integers.
+    """
     inner: Iterable[Any]
+    if isinstance(value, float):
+        return value is _number(value)
     if isinstance(value, dict):
         inner = value.values()
         if any(name.startswith("$") for name in value):
