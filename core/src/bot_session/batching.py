@@ -225,7 +225,9 @@ class _Lane(Generic[Q, R]):
 
     def _wait(self, operation: Q) -> asyncio.Future[R]:
         self._lonely = False
-        future: asyncio.Future[R] = asyncio.Future(loop=asyncio.get_running_loop())
+        # Whoever waits already knows the loop. To ask for it is dear: each time Python 3.11 asks the system who we are.
+        loop = self._waiting[0][1].get_loop() if self._waiting else asyncio.get_running_loop()
+        future: asyncio.Future[R] = asyncio.Future(loop=loop)
         self._waiting.append((operation, future))
         return future
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 ATTEMPTS = 50
 """How often a race that was lost is run again before it is an error."""
 
-SLOTS: Final = 2**17
+SLOTS: Final = 2**18
 """
 Of about as many texts it is remembered that the codec wrote them, which spares comparing them as data: by one byte each,
 where its hash says. To take a text for another's, one in 255 that meet there, costs a write that was not needed, no more.

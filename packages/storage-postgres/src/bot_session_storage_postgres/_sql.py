@@ -76,7 +76,7 @@ WRITING: Mapping[Kind, tuple[str, str]] = {
     "discard": (DELETE, "{live} AND {unchanged}"),
 }
 
-_KINDS: Mapping[Match, tuple[Kind, Kind]] = {
+_KINDS: Mapping[Condition, tuple[Kind, Kind]] = {
     ANY: ("upsert", "delete"),
     ABSENT: ("insert", "refuse"),
     PRESENT: ("update", "remove"),
@@ -152,7 +152,8 @@ def _version(match: Match) -> str | None:
 
 
 def _kind(write: Write) -> Kind:
-    written, deleted = _KINDS.get(write.match, ("swap", "discard"))
+    # Not by `get`: the hash of a version is that of a whole document.
+    written, deleted = _KINDS[write.match] if isinstance(write.match, Condition) else ("swap", "discard")
     return deleted if write.value is None else written
 
 
