@@ -96,6 +96,11 @@ class TestOneUpdate:
         assert [("read", "42"), ("write", "42")] == storage.calls
         assert '{"count":1,"toppings":[]}' == await storage.stored("42")
 
+    async def test_its_opening_says_whose_it_is_and_nothing_of_the_update(self, sessions):
+        opening = sessions.open("42", context={"text": "secret"})
+
+        assert repr(opening) == "<Opening '42'>"
+
     async def test_it_is_read_before_the_body(self, storage, sessions):
         async with sessions.open("42"):
             assert [("read", "42")] == storage.calls

@@ -86,6 +86,9 @@ class Opening(msgspec.Struct, Generic[S_co], eq=False):
         session: Session[Any] = self._session
         return session.finish(save=error is None or isinstance(error, self._passthrough))
 
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._key!r}>"  # The context is a whole update, which is none of a log's business.
+
 
 class NoOpening:
     """In place of an `Opening` for an update that has no session key."""

@@ -13,12 +13,14 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 import pytest
 from bot_session import UnavailableError, Write
 
 from bot_session_storage_file import FileStorage
+from bot_session_storage_file._crew import Crew, Job
 from bot_session_storage_file._paths import lock_of
 
 if TYPE_CHECKING:
@@ -139,6 +141,35 @@ async def test_a_write_that_is_given_up_before_it_has_begun_never_happens(root: 
 # ---------------------------------------------------------------------- closing and opening
 
 
+async def test_closing_in_the_midst_of_a_batch_waits_for_that_batch_and_for_no_thread_more(
+    root: Path, disk: Disk
+) -> None:
+    before = set(threading.enumerate())
+    storage = FileStorage(root, timeout=2 * PATIENCE)
+    await storage.open()
+    write = asyncio.create_task(storage.write_many([Write(str(i), "1") for i in range(100)]))
+    assert await asyncio.to_thread(disk.reached.wait, PATIENCE)
+    closing = asyncio.create_task(storage.close())
+    await asyncio.sleep(0.05)
+    assert not closing.done()
+    disk.goes_on.set()
+    async with asyncio.timeout(PATIENCE):
+        await closing
+
+    assert ["1"] * 100 == await write
+    assert [] == [thread.name for thread in set(threading.enumerate()) - before if "bot-session" in thread.name]
+
+
+async def test_closing_needs_no_thread_to_wait_in(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    storage = FileStorage(root)
+    await storage.write("42", "1")
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    await storage.close()
+
+
 async def test_it_can_be_opened_again_while_it_is_closing(root: Path, disk: Disk) -> None:
     storage = FileStorage(root)
     await storage.open()
@@ -237,6 +268,41 @@ async def test_in_a_batch_only_those_fail_whose_lock_another_process_keeps(root:
         assert key not in found
 
 
+def batch(*keys: str) -> list[Write]:
+    return [Write(key, "1") for key in keys]
+
+
+async def test_a_batch_waits_for_another_no_longer_than_the_timeout(root: Path, disk: Disk) -> None:
+    async with FileStorage(root, timeout=0.3) as storage:
+        first = asyncio.create_task(storage.write_many(batch("10", "11")))
+        assert await asyncio.to_thread(disk.reached.wait, PATIENCE)
+        with pytest.raises(UnavailableError, match=r"other batches were being written for more than 0\.3 s") as caught:
+            await storage.write_many(batch("20", "21"))
+        disk.goes_on.set()
+        await first
+        found = await storage.read_many(["10", "11", "20", "21"])
+
+    assert {"10", "11"} == found.keys()
+    assert not caught.value.outcome_unknown
+
+
+async def test_a_batch_that_is_given_up_as_it_waits_for_another_never_happens(root: Path, disk: Disk) -> None:
+    async with FileStorage(root, timeout=PATIENCE) as storage:
+        first = asyncio.create_task(storage.write_many(batch("10", "11")))
+        assert await asyncio.to_thread(disk.reached.wait, PATIENCE)
+        given_up = asyncio.create_task(storage.write_many(batch("20", "21")))
+        await asyncio.wait([given_up], timeout=0.05)
+        given_up.cancel()
+        await asyncio.wait([given_up], timeout=0.05)
+        disk.goes_on.set()
+        await first
+        await asyncio.wait([given_up])
+        found = await storage.read_many(["10", "11", "20", "21"])
+
+    assert given_up.cancelled()
+    assert {"10", "11"} == found.keys()
+
+
 async def test_a_lock_that_was_waited_for_in_vain_is_not_waited_for_again_until_it_was_free(root: Path) -> None:
     async with FileStorage(root, timeout=0.5) as storage:
         handle = keep_lock(root)
@@ -287,7 +353,7 @@ async def test_listing_and_purging_go_on_when_a_lock_becomes_free(root: Path) ->
 # ---------------------------------------------------------------------- how many threads, and for how long
 
 
-class Crew:
+class Workers:
     """The threads that do what storages are asked for, but for those that were there before."""
 
     def __init__(self) -> None:
@@ -300,12 +366,12 @@ class Crew:
 
 
 @pytest.fixture
-def crew() -> Crew:
-    return Crew()
+def crew() -> Workers:
+    return Workers()
 
 
 async def test_one_call_after_the_other_takes_one_thread_and_many_at_once_take_eight(
-    root: Path, disk: Disk, crew: Crew
+    root: Path, disk: Disk, crew: Workers
 ) -> None:
     disk.goes_on.set()
     async with FileStorage(root) as storage:
@@ -324,7 +390,7 @@ async def test_one_call_after_the_other_takes_one_thread_and_many_at_once_take_e
     assert [] == crew.threads()
 
 
-async def test_a_storage_that_nobody_has_closed_takes_its_threads_along(root: Path, crew: Crew) -> None:
+async def test_a_storage_that_nobody_has_closed_takes_its_threads_along(root: Path, crew: Workers) -> None:
     storage = FileStorage(root)
     await storage.open()
     await storage.write("42", "1")
@@ -336,7 +402,7 @@ async def test_a_storage_that_nobody_has_closed_takes_its_threads_along(root: Pa
             await asyncio.to_thread(thread.join, 0.01)
 
 
-def test_a_thread_whose_event_loop_is_gone_serves_the_next_one(root: Path, disk: Disk, crew: Crew) -> None:
+def test_a_thread_whose_event_loop_is_gone_serves_the_next_one(root: Path, disk: Disk, crew: Workers) -> None:
     storage = FileStorage(root, timeout=0.05)
 
     async def give_up() -> None:
@@ -376,6 +442,20 @@ async def test_without_a_thread_to_be_had_a_call_says_so_and_with_one_goes_on(
                 await storage_without.open()
 
     assert ["1"] * 30 == [record and record.value for record in found]
+
+
+def test_who_comes_to_a_crew_that_was_dismissed_finds_nobody_and_leaves_nothing() -> None:
+    def work() -> None: ...
+
+    kept = weakref.ref(work)
+    dismissed, job = Crew("bot-session-file-test", 2), Job(work)
+    dismissed.dismiss()
+    dismissed.give(job)
+    del work
+
+    assert not dismissed.is_there
+    assert job.call_off()
+    assert kept() is None
 
 
 HUNG = """

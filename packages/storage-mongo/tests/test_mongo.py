@@ -351,11 +351,13 @@ async def test_the_servers_clock_is_asked_for_once_something_expires(mongo_serve
         sent.names.clear()
         await storage.read("for ever")
         await storage.read("missing")
-        plain, record = list(sent.names), await storage.read("for a while")
+        plain = list(sent.names)
+        record, *_ = await asyncio.gather(storage.read("for a while"), *(storage.read("for ever") for _ in range(10)))
+        sent.names.clear()
         await storage.read_many(["for ever", "for a while"])
 
     assert ["find", "find"] == plain
-    assert ["find", "aggregate", "aggregate"] == sent.names[2:5]
+    assert ["aggregate"] == sent.names
     assert 59.0 < record.ttl <= 60.0
 
 

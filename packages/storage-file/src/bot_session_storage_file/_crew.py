@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import threading
-import time
 import weakref
 from collections import deque
 from queue import SimpleQueue
@@ -32,21 +31,27 @@ class Job(Generic[_T]):
 
     __slots__ = ("_claimed", "_work", "error", "outcome")
 
+    _work: Callable[[], _T] | None
+
     def __init__(self, work: Callable[[], _T]) -> None:
         self._work = work
         self._claimed = threading.Lock()
         self.outcome: Any = None
         self.error: BaseException | None = None
 
-    def claim(self) -> bool:
-        """Say whether it may be done, or called off: to the first that asks."""
-        return self._claimed.acquire(blocking=False)
+    def call_off(self) -> bool:
+        """Say whether nobody has begun with it: then nobody will, nor keep what it would have taken."""
+        if not self._claimed.acquire(blocking=False):
+            return False
+        self._work = None
+        return True
 
     def do(self) -> None:
         """Do it, in a thread, unless it was called off."""
-        if self.claim():
+        work = self._work
+        if work is not None and self._claimed.acquire(blocking=False):
             try:
-                self.outcome = self._work()
+                self.outcome = work()
             except StopIteration as error:  # No future takes it; PEP 479 makes the same of it for generators.
                 self.error = RuntimeError("what was done in a thread raised StopIteration")
                 self.error.__cause__ = error
@@ -77,6 +82,7 @@ class Crew:
         self._idle: deque[None] = deque()  # One for each thread that has nothing to do, or a few more if all are there.
         self._threads: list[threading.Thread] = []
         self._hiring = threading.Lock()
+        self._dismissed = False
         weakref.finalize(self, _dismiss, self._jobs, self._threads).atexit = False
 
     def give(self, job: Job[Any]) -> None:
@@ -93,20 +99,22 @@ class Crew:
         self._jobs.put(job)
 
     def dismiss(self) -> None:
-        """Let the threads end when they have done what they were given."""
-        _dismiss(self._jobs, self._threads)
+        """Let the threads end when they have done what they were given; no others follow them."""
+        with self._hiring:
+            self._dismissed = True
+            _dismiss(self._jobs, self._threads)
 
-    def join(self, until: float) -> None:
-        """Wait for threads that were dismissed, by `time.monotonic` until then at most."""
-        for thread in self._threads:
-            thread.join(max(0.0, until - time.monotonic()))
+    @property
+    def is_there(self) -> bool:
+        """Whether some of the threads have not ended."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def _hire(self) -> None:
         if len(self._threads) >= self._most:
             return
         with self._hiring:
             number = len(self._threads)
-            if number >= self._most:
+            if number >= self._most or self._dismissed:
                 return
             thread = threading.Thread(
                 target=_serve, args=(self._jobs, self._idle), name=f"{self._name}-{number}", daemon=True

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import math
 import os
 import secrets
 import threading
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -65,7 +67,6 @@ class Folder:
 
     Attributes:
         threads: Where this runs.
-        together: Held by whoever writes many files: one at a time, since a process may not have many more open.
     """
 
     def __init__(self, root: str, *, timeout: float, fsync: bool, clock: Callable[[], float]) -> None:
@@ -81,7 +82,7 @@ class Folder:
         self.threads = threads
         # Those of a process that this one was forked from may be held for ever, by threads that are not here.
         self._locks = FileLocks(os.path.join(self._root, _LOCK_FOLDER), LOCKS, self._timeout)
-        self.together = threading.Lock()
+        self._together = threading.Lock()
         if create and not os.path.exists(self._root):
             self._make_folder(trip, self._root)
             self.sync(trip)
@@ -114,6 +115,20 @@ class Folder:
             if refusal is not None and not held:
                 raise refusal
             yield held
+
+    @contextmanager
+    def together(self, trip: Trip) -> Iterator[None]:
+        """Write many files: one batch at a time, since a process may not have many more open. Raises as `locked`."""
+        if not self._together.acquire(timeout=max(0.0, trip.began + self._timeout - time.monotonic())):
+            refusal = LockedError(f"other batches were being written for more than {self._timeout:g} s")
+            refusal.final = True
+            raise refusal
+        try:
+            if trip.abandoned:
+                raise asyncio.CancelledError
+            yield
+        finally:
+            self._together.release()
 
     def refusal(self, key: str) -> LockedError:
         """Return the error for a key whose lock was not free in time."""

@@ -29,6 +29,9 @@ _HELPERS: Final = 7
 """More threads, that make the files of a large batch, and wait for the disk."""
 
 
+_MOMENT: Final = 0.002
+
+
 class Threads:
     """
     The threads of a storage, from when it is opened to when it is closed.
@@ -56,7 +59,7 @@ class Threads:
             return await call.result
         except asyncio.CancelledError:
             trip.abandoned = call.is_abandoned = True
-            if not call.claim():
+            if not call.call_off():
                 await self._end_of(call)
             raise
 
@@ -65,7 +68,7 @@ class Threads:
         Do a step with each item, in this thread and in others, as far as they are free: the disk can do several at once.
 
         Args:
-            step: What to do. What it raises is raised here, once nobody is at it any more; the rest is done then.
+            step: What to do. What it raises is raised here, once nobody is at any of them.
             items: With what.
             worth: For how many of them it takes a thread.
 
@@ -104,13 +107,15 @@ class Threads:
         """End the threads; with ``wait``, once what is being done in them is finished, unless the disk hangs."""
         if not self.are_here:
             return
-        crews = (self._crew, self._helpers)
-        for crew in crews:
+        until = time.monotonic() + (self._patience if wait else 0.0)
+        for crew in (
+            self._crew,
+            self._helpers,
+        ):  # In this order: a batch that is being written has its helpers to the end.
             crew.dismiss()
-        if wait:
-            until = time.monotonic() + self._patience
-            for crew in crews:
-                await asyncio.to_thread(crew.join, until)
+            # Without a thread to wait in: there may be none to be had.
+            while crew.is_there and time.monotonic() < until:  # noqa: ASYNC110
+                await asyncio.sleep(_MOMENT)
 
     async def _end_of(self, call: _Call[Any]) -> None:
         """
@@ -171,5 +176,5 @@ class _Part(Job[None]):
 
     def end(self) -> None:
         """Call it off, or wait for its end if it has begun."""
-        if not self.claim():
+        if not self.call_off():
             self._over.wait()

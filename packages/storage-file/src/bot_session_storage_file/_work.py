@@ -116,7 +116,7 @@ class Work:
         gone: dict[int, Found] = {}
         made: list[NewFile] = []
         begin = partial(self._begin, several=several)
-        with self._folder.together if several else nullcontext():
+        with self._folder.together(trip) if several else nullcontext():
             try:
                 begun = self._each(begin, trip, {position: (write, made) for position, write in operations})
                 for position, outcome in begun.items():

@@ -169,10 +169,10 @@ class SessionCollection:
                 cursor = await cursor
             return [document async for document in cursor]
 
-    async def find(self, operation: str, key: object) -> list[dict[str, Any]]:
-        """Return the documents that are stored under a key, or a condition on it, by the server's fastest command."""
+    async def find(self, operation: str, key: object, fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Return fields of the documents that are stored under a key, or a condition on it: the server's fastest command."""
         with self.under_way, mapped(self, operation, _named(key), timeout=self._timeout):
-            cursor = self._collection.find({"key": key}, collation=self._collation)
+            cursor = self._collection.find({"key": key}, fields, collation=self._collation)
             return [document async for document in cursor]
 
     async def delete_many(self, filter_: Mapping[str, Any]) -> int:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 __all__ = [
+    "FIELDS",
     "RECORD",
     "SIMPLE",
     "Command",
@@ -36,8 +37,11 @@ __all__ = [
 SIMPLE: Final = {"locale": "simple"}
 """The collation that compares byte by byte: for collections that were made to ignore case. Others do it anyway."""
 
-RECORD: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1, "now": "$$NOW"}
-"""What to read for a `Record` that may expire, in a pipeline; of others the whole document, as it comes."""
+FIELDS: Final = {"_id": 0, "key": 1, "value": 1, "expires_at": 1}
+"""What to read for a `Record` that never expires. Others may keep more in the document: perhaps nothing we can read."""
+
+RECORD: Final = {**FIELDS, "now": "$$NOW"}
+"""What to read for a `Record` that may expire, in a pipeline."""
 
 _EXPIRED: Final = {
     "$and": [

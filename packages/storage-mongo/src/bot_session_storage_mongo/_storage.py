@@ -209,8 +209,8 @@ class MongoStorage(Storage):
         found: list[dict[str, Any]] = []
         with self._collection.under_way:
             if not self._something_expires:
-                found = await self._collection.find(operation, which)
-                self._something_expires = any("expires_at" in document for document in found)
+                found = await self._collection.find(operation, which, commands.FIELDS)
+                self._something_expires |= any("expires_at" in document for document in found)
             if self._something_expires:
                 pipeline: list[dict[str, Any]] = [{"$match": {"key": which}}, {"$project": commands.RECORD}]
                 found = await self._collection.aggregate(operation, pipeline, which)
