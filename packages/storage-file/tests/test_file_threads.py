@@ -22,9 +22,11 @@ from bot_session import UnavailableError, Write
 from bot_session_storage_file import FileStorage
 from bot_session_storage_file._crew import Crew, Job
 from bot_session_storage_file._paths import lock_of
+from bot_session_storage_file._trip import Trip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
 STUCK, FREE = "42", "17"  # which have locks of their own
@@ -284,6 +286,39 @@ async def test_a_batch_waits_for_another_no_longer_than_the_timeout(root: Path, 
 
     assert {"10", "11"} == found.keys()
     assert not caught.value.outcome_unknown
+
+
+async def test_a_batch_waits_for_others_before_it_writes_anything_and_never_in_between(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with FileStorage(root) as storage:
+        turns, together = list[bool](), storage._folder.together
+
+        def note(trip: Trip) -> AbstractContextManager[None]:
+            turns.append(trip.wrote)
+            return together(trip)
+
+        monkeypatch.setattr(storage._folder, "together", note)
+        await storage.write_many([*batch(*map(str, range(300))), Write("7", "2")])
+
+    assert [False] == turns
+
+
+async def test_what_is_left_of_a_batch_and_refused_says_why_and_that_it_was_not_written(root: Path) -> None:
+    async with FileStorage(root, timeout=0.5) as storage:
+        handle = keep_lock(root)
+        writing = asyncio.create_task(storage.write_many(batch(FREE, STUCK, f"1{STUCK}")))
+        while not await storage.has(FREE):  # noqa: ASYNC110 - files tell nobody
+            await asyncio.sleep(0.01)
+        with storage._folder.together(Trip("another")):
+            os.close(handle)
+            done, *left = await writing
+
+    assert "1" == done
+    for result in left:
+        assert isinstance(result, UnavailableError)
+        assert "other batches were being written" in str(result)
+        assert not result.outcome_unknown
 
 
 async def test_a_batch_that_is_given_up_as_it_waits_for_another_never_happens(root: Path, disk: Disk) -> None:

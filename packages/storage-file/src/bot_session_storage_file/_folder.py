@@ -17,7 +17,7 @@ from bot_session.storage import Record, Version
 
 from ._document import Document, parse, render
 from ._files import NewFile, sync_folder
-from ._locks import FileLocks, LockedError, until_free
+from ._locks import CrowdedError, FileLocks, LockedError, until_free
 from ._lookup import is_folder, locate
 from ._paths import LOCKS, key_of, lock_of, path_of, shard_of, shard_of_folder
 
@@ -120,9 +120,7 @@ class Folder:
     def together(self, trip: Trip) -> Iterator[None]:
         """Write many files: one batch at a time, since a process may not have many more open. Raises as `locked`."""
         if not self._together.acquire(timeout=max(0.0, trip.began + self._timeout - time.monotonic())):
-            refusal = LockedError(f"other batches were being written for more than {self._timeout:g} s")
-            refusal.final = True
-            raise refusal
+            raise CrowdedError(f"other batches were being written for more than {self._timeout:g} s")
         try:
             if trip.abandoned:
                 raise asyncio.CancelledError

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from ._trip import Trip
 
-__all__ = ["FileLocks", "LockedError", "until_free"]
+__all__ = ["CrowdedError", "FileLocks", "LockedError", "until_free"]
 
 _T = TypeVar("_T")
 
@@ -60,6 +60,12 @@ class LockedError(TimeoutError):
     """
 
     final: bool = False
+
+
+class CrowdedError(LockedError):
+    """Other batches of this process were being written for too long."""
+
+    final = True
 
 
 class FileLocks:

@@ -26,7 +26,7 @@ from bot_session.storage import (
 from ._document import require_json
 from ._failures import translated, translation
 from ._folder import Folder
-from ._locks import LockedError
+from ._locks import CrowdedError, LockedError
 from ._paths import MAX_KEY_BYTES
 from ._threads import Threads
 from ._trip import Trip
@@ -62,7 +62,7 @@ class FileStorage(Storage):
     Args:
         directory: The folder. Nobody else's files in it are touched.
         create: Make the folder, with its parents, if it is missing.
-        timeout: Seconds to wait while another process holds the lock.
+        timeout: Seconds to wait while another process holds the lock, or other batches of this one are being written.
         fsync: Wait until the disk has it. Without, writes are faster, and a power cut may lose or empty the latest.
 
     Raises:
@@ -260,7 +260,8 @@ class FileStorage(Storage):
         """Return the error for one of a batch that waited for its lock in vain: nothing was written."""
         if isinstance(error, ClosedError):
             return error.copy()
-        return translation(self._folder.refusal(key), self, Trip(operation, key))
+        refusal = error if isinstance(error, CrowdedError) else self._folder.refusal(key)
+        return translation(refusal, self, Trip(operation, key))
 
     async def _stream(self, operation: str, prefix: str, batch_size: int) -> AsyncIterator[tuple[str, Record]]:
         if self._state != "open":

@@ -101,10 +101,12 @@ class Work:
     def _apply(self, trip: Trip, writes: Sequence[tuple[int, Write]]) -> dict[int, WriteResult]:
         """Do what the locks that are held guard, and return the results by position."""
         results: dict[int, WriteResult] = {}
-        for operations in distinct_rounds([write for _, write in writes]):
-            for start in range(0, len(operations), _FILES):
-                for index, result in self._apply_together(trip, operations[start : start + _FILES]).items():
-                    results[writes[index][0]] = result
+        # Once for all: whoever is refused here has written nothing.
+        with self._folder.together(trip) if len(writes) > 1 else nullcontext():
+            for operations in distinct_rounds([write for _, write in writes]):
+                for start in range(0, len(operations), _FILES):
+                    for index, result in self._apply_together(trip, operations[start : start + _FILES]).items():
+                        results[writes[index][0]] = result
         self._folder.sync(trip)
         return results
 
@@ -116,28 +118,27 @@ class Work:
         gone: dict[int, Found] = {}
         made: list[NewFile] = []
         begin = partial(self._begin, several=several)
-        with self._folder.together(trip) if several else nullcontext():
-            try:
-                begun = self._each(begin, trip, {position: (write, made) for position, write in operations})
-                for position, outcome in begun.items():
-                    if isinstance(outcome, NewFile):
-                        files[position] = outcome
-                    elif isinstance(outcome, Found):
-                        gone[position] = outcome
-                    else:
-                        results[position] = outcome
-                _raise_outage(trip, results)
-                self._folder.sync_files(list(files.values()))
-                results |= self._each(
-                    self._put, trip, {position: (writes[position], file) for position, file in files.items()}
-                )
-                # One by one: a folder is removed with the last of its files.
-                for position, found in gone.items():
-                    results[position] = self._attempt(self._remove, trip, writes[position], found)
-                _raise_outage(trip, results)
-            finally:
-                for file in made:
-                    file.discard()
+        try:
+            begun = self._each(begin, trip, {position: (write, made) for position, write in operations})
+            for position, outcome in begun.items():
+                if isinstance(outcome, NewFile):
+                    files[position] = outcome
+                elif isinstance(outcome, Found):
+                    gone[position] = outcome
+                else:
+                    results[position] = outcome
+            _raise_outage(trip, results)
+            self._folder.sync_files(list(files.values()))
+            results |= self._each(
+                self._put, trip, {position: (writes[position], file) for position, file in files.items()}
+            )
+            # One by one: a folder is removed with the last of its files.
+            for position, found in gone.items():
+                results[position] = self._attempt(self._remove, trip, writes[position], found)
+            _raise_outage(trip, results)
+        finally:
+            for file in made:
+                file.discard()
         return results
 
     def _each(
